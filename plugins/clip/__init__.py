@@ -1,0 +1,24 @@
+"""The bundled text-image model: a small dual encoder of avatars."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sat3d.hookspecs import hookimpl
+from sat3d.specs import ClipSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_HERE = Path(__file__).parent
+AVATARS = ClipSpec(
+    "sat3d-avatars",
+    "bundled text-image model of cartoon avatars",
+    _HERE / "sat3d-avatars.json",
+    _HERE / "weights" / "sat3d-avatars.safetensors",
+)
+
+
+@hookimpl
+def register_clip_models(register: "Callable[[ClipSpec], None]") -> None:
+    """Offer ``sat3d-avatars``."""
+    register(AVATARS)

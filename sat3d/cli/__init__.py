@@ -1,0 +1,1 @@
+"""The command line: reading arguments and showing results. One module per command."""
