@@ -1,0 +1,206 @@
+"""The layers of StyleGAN2 (Karras et al. 2020), shared by every generator built from them.
+
+State-dict names follow the published StyleGAN2-ADA-PyTorch checkpoints. A layer's style vector is
+an input of its ``forward``, never computed inside, so that editing in style space is the normal
+path. Modulation scales the activations and demodulates afterwards: the same sum as modulating
+the weights, without a set of weights per image.
+"""
+
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Activation = Literal["linear", "lrelu"]
+NoiseMode = Literal["const", "none", "random"]
+SLOPE = 0.2
+_GAIN = {"linear": 1.0, "lrelu": math.sqrt(2)}
+
+
+def normalize_second_moment(x: Tensor) -> Tensor:
+    """Scale each row of [B, C] to unit mean square."""
+    return x * (x.square().mean(dim=1, keepdim=True) + 1e-8).rsqrt()
+
+
+def bias_act(
+    x: Tensor,
+    bias: Tensor,
+    activation: Activation = "lrelu",
+    gain: float | None = None,
+    clamp: float | None = None,
+) -> Tensor:
+    """Bias over dim 1, activation, gain (default: the activation's own), clamp to +-clamp."""
+    x = x + bias.reshape([1, -1] + [1] * (x.ndim - 2))
+    if activation == "lrelu":
+        x = F.leaky_relu(x, SLOPE)
+    gain = _GAIN[activation] if gain is None else gain
+    x = x * gain if gain != 1 else x
+    return x.clamp(-clamp, clamp) if clamp is not None else x
+
+
+def low_pass_filter() -> Tensor:
+    """The [4, 4] binomial filter of every up-sampling, sum 1."""
+    taps = torch.tensor([1.0, 3.0, 3.0, 1.0])
+    return torch.outer(taps, taps) / 64
+
+
+def upsample(image: Tensor, kernel: Tensor) -> Tensor:
+    """Zero insertion and low-pass filter: [B, C, H, W] to [B, C, 2H, 2W]."""
+    channels = image.shape[1]
+    weight = (kernel * 4).to(image.dtype).expand(channels, 1, -1, -1)
+    return F.conv_transpose2d(image, weight, stride=2, padding=1, groups=channels)
+
+
+def modulated_conv(
+    x: Tensor,
+    weight: Tensor,
+    style: Tensor,
+    kernel: Tensor | None = None,
+    demodulate: bool = True,
+) -> Tensor:
+    """Convolve with per-image scaled input channels (StyleGAN2, equations 1 and 3).
+
+    x [B, I, H, W], weight [O, I, k, k], style [B, I]; with a low-pass ``kernel`` the output is
+    up-sampled to [B, O, 2H, 2W], else [B, O, H, W].
+    """
+    x = x * style[:, :, None, None]
+    if kernel is None:
+        y = F.conv2d(x, weight, padding=weight.shape[-1] // 2)
+    else:
+        y = F.conv_transpose2d(x, weight.transpose(0, 1), stride=2)
+        channels = y.shape[1]
+        smooth = (kernel * 4).to(y.dtype).expand(channels, 1, -1, -1)
+        y = F.conv2d(y, smooth, padding=1, groups=channels)
+    if demodulate:
+        energy = style.square() @ weight.square().sum(dim=(2, 3)).t()
+        y = y * (energy + 1e-8).rsqrt()[:, :, None, None]
+    return y
+
+
+class FullyConnected(nn.Module):
+    """Dense layer with equalised learning rate: [B, I] to [B, O]."""
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        activation: Activation = "linear",
+        lr_multiplier: float = 1.0,
+        bias_init: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(outputs, inputs) / lr_multiplier)
+        self.bias = nn.Parameter(torch.full((outputs,), bias_init / lr_multiplier))
+        self.activation = activation
+        self.weight_gain = lr_multiplier / math.sqrt(inputs)
+        self.bias_gain = lr_multiplier
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., I] to [..., O]; activations other than linear need [B, I]."""
+        weight, bias = self.weight * self.weight_gain, self.bias * self.bias_gain
+        if self.activation == "linear":
+            return F.linear(x, weight, bias)
+        return bias_act(F.linear(x, weight), bias, self.activation)
+
+
+class SynthesisLayer(nn.Module):
+    """Modulated 3x3 convolution, noise, bias, leaky ReLU; optionally up-samples first."""
+
+    resample_filter: Tensor
+    noise_const: Tensor
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        w_dim: int,
+        resolution: int,
+        up: bool = False,
+        clamp: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.up, self.clamp, self.resolution, self.style_channels = up, clamp, resolution, inputs
+        self.affine = FullyConnected(w_dim, inputs, bias_init=1.0)
+        self.weight = nn.Parameter(torch.randn(outputs, inputs, 3, 3))
+        self.noise_strength = nn.Parameter(torch.zeros([]))
+        self.bias = nn.Parameter(torch.zeros(outputs))
+        self.register_buffer("resample_filter", low_pass_filter())
+        self.register_buffer("noise_const", torch.randn(resolution, resolution))
+
+    def forward(self, x: Tensor, style: Tensor, noise_mode: NoiseMode = "const") -> Tensor:
+        """x [B, I, H, W] and style [B, I] to [B, O, R, R]."""
+        kernel = self.resample_filter if self.up else None
+        y = modulated_conv(x, self.weight, style, kernel)
+        if noise_mode == "const":
+            y = y + self.noise_const * self.noise_strength
+        elif noise_mode == "random":
+            shape = (y.shape[0], 1, *y.shape[2:])
+            y = y + torch.randn(shape, device=y.device, dtype=y.dtype) * self.noise_strength
+        return bias_act(y, self.bias, "lrelu", clamp=self.clamp)
+
+
+class ToRGB(nn.Module):
+    """Modulated 1x1 convolution to the image's channels, without demodulation."""
+
+    def __init__(self, inputs: int, outputs: int, w_dim: int, clamp: float | None = None) -> None:
+        super().__init__()
+        self.clamp, self.style_channels = clamp, inputs
+        self.affine = FullyConnected(w_dim, inputs, bias_init=1.0)
+        self.weight = nn.Parameter(torch.randn(outputs, inputs, 1, 1))
+        self.bias = nn.Parameter(torch.zeros(outputs))
+        self.gain = 1 / math.sqrt(inputs)
+
+    def forward(self, x: Tensor, style: Tensor) -> Tensor:
+        """x [B, I, H, W] and style [B, I] (before the 1/sqrt(I) gain) to [B, O, H, W]."""
+        y = modulated_conv(x, self.weight, style * self.gain, demodulate=False)
+        return bias_act(y, self.bias, "linear", clamp=self.clamp)
+
+
+class SynthesisBlock(nn.Module):
+    """One resolution of the 'skip' architecture: up to two convolutions and a toRGB."""
+
+    resample_filter: Tensor
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        w_dim: int,
+        resolution: int,
+        image_channels: int,
+        clamp: float | None = None,
+        up: bool = True,
+    ) -> None:
+        super().__init__()
+        self.up = up
+        self.register_buffer("resample_filter", low_pass_filter())
+        if inputs == 0:
+            self.const = nn.Parameter(torch.randn(outputs, resolution, resolution))
+            self.conv0 = None
+        else:
+            self.conv0 = SynthesisLayer(inputs, outputs, w_dim, resolution, up=up, clamp=clamp)
+        self.conv1 = SynthesisLayer(outputs, outputs, w_dim, resolution, clamp=clamp)
+        self.torgb = ToRGB(outputs, image_channels, w_dim, clamp=clamp)
+
+    def forward(
+        self,
+        x: Tensor | None,
+        image: Tensor | None,
+        styles: dict[str, Tensor],
+        prefix: str,
+        noise_mode: NoiseMode = "const",
+    ) -> tuple[Tensor, Tensor]:
+        """(features, image) of the block before to those of this one; styles by layer name."""
+        if self.conv0 is None:
+            batch = styles[f"{prefix}.conv1"].shape[0]
+            x = self.const.expand(batch, -1, -1, -1)
+        else:
+            assert x is not None, "only the first block starts from its constant"
+            x = self.conv0(x, styles[f"{prefix}.conv0"], noise_mode)
+        x = self.conv1(x, styles[f"{prefix}.conv1"], noise_mode)
+        if image is not None and self.up:
+            image = upsample(image, self.resample_filter)
+        rgb = self.torgb(x, styles[f"{prefix}.torgb"])
+        return x, rgb if image is None else image + rgb
