@@ -1,0 +1,1 @@
+"""Recipes built on top of the library: synthetic worlds and the models trained on them."""

@@ -1,0 +1,1 @@
+"""The avatar world: procedural cartoon heads with known attributes."""
