@@ -1,0 +1,103 @@
+"""The planted code: a block of z, of w and of every layer's style channels for each factor.
+
+The generator stays an ordinary EG3D with an ordinary state dict. What is planted are zeros: mapping
+and affine layers are block-diagonal, so that a style channel depends on one factor alone and the
+true channel-to-attribute map is known.
+"""
+
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from recipes.avatars.world import FACTORS
+from recipes.renderer import Factors
+from sat3d.interfaces import StyleLayout
+
+BLOCK = 16
+"""Dimensions of z and w per factor."""
+HIDDEN = 48
+"""Width of the mapping's hidden layers per factor."""
+DIM = 256
+"""Z and W; what the factors do not use stays zero."""
+CLASS_SCALE = 2.0
+"""Size of a value's entry in w beside variations in [-1, 1]: values differ more than they vary."""
+
+# How many style channels a factor gets relative to the others: about what it has to draw.
+SHARES = {
+    "hairstyle": 3.0,
+    "hair_color": 1.5,
+    "eye_region": 2.0,
+    "expression": 2.0,
+    "beard": 2.0,
+    "eyeglasses": 2.0,
+    "hat": 1.0,
+    "skin": 1.0,
+    "head_shape": 1.5,
+    "nose": 1.0,
+    "backdrop": 1.2,
+    "clothes": 1.2,
+    "light": 1.2,
+}
+
+
+def factors_from_z(z: Tensor) -> Factors:
+    """Read factors off z [B, Z]: the first entry of a block picks the value, the next vary it.
+
+    Entries are normal, so their distribution function is uniform; values take shares of it as
+    in their priors. z is first normalised as the mapping network does.
+    """
+    z = z * (z.square().mean(dim=1, keepdim=True) + 1e-8).rsqrt()
+    uniform = torch.special.ndtr(z[:, : BLOCK * len(FACTORS)].view(len(z), -1, BLOCK))
+    width = max(factor.continuous for factor in FACTORS)
+    classes = torch.zeros(len(z), len(FACTORS), dtype=torch.int64, device=z.device)
+    variations = torch.zeros(len(z), len(FACTORS), width, device=z.device)
+    for k, factor in enumerate(FACTORS):
+        if factor.values:
+            edges = torch.tensor(factor.prior).cumsum(0)[:-1].to(z)
+            classes[:, k] = torch.bucketize(uniform[:, k, 0].contiguous(), edges)
+        variations[:, k, : factor.continuous] = uniform[:, k, 1 : 1 + factor.continuous] * 2 - 1
+    return Factors(classes, variations)
+
+
+def factors_to_w(factors: Factors) -> Tensor:
+    """The w code [B, W] of factors: per block the value's one-hot, then its variations."""
+    w = factors.variations.new_zeros(len(factors), DIM)
+    for k, factor in enumerate(FACTORS):
+        start = k * BLOCK
+        if factor.values:
+            rows = torch.arange(len(w), device=w.device)
+            w[rows, start + factors.classes[:, k]] = CLASS_SCALE
+        first = start + len(factor.values)
+        w[:, first : first + factor.continuous] = factors.variations[:, k, : factor.continuous]
+    return w
+
+
+@cache
+def channel_owners(channels: int) -> Tensor:
+    """Which factor owns each of a layer's style channels: [channels] int64, shares as SHARES."""
+    shares = torch.tensor([SHARES[factor.name] for factor in FACTORS])
+    edges = (shares.cumsum(0) / shares.sum() * channels).round().long()
+    return torch.bucketize(torch.arange(channels), edges, right=True)
+
+
+def block_mask(rows: Tensor, columns: Tensor) -> Tensor:
+    """1 where row and column belong to the same factor: [len(rows), len(columns)] float32."""
+    return (rows[:, None] == columns[None]).float()
+
+
+def block_owners(width: int, total: int) -> Tensor:
+    """Owner of each of ``total`` dimensions in blocks of ``width``; -1 beyond the factors."""
+    owner = torch.arange(total) // width
+    return torch.where(owner < len(FACTORS), owner, -torch.ones_like(owner))
+
+
+def planted_channels(layout: StyleLayout) -> dict[str, Tensor]:
+    """Factor name -> its channels among the editable ones, int64 in [0, n)."""
+    owners = [
+        channel_owners(layer.channels)
+        for layer in layout.layers
+        if layer.kind == "conv" and layer.part == "backbone"
+    ]
+    owner = torch.cat(owners)
+    return {f.name: (owner == k).nonzero().squeeze(1) for k, f in enumerate(FACTORS)}

@@ -1,0 +1,117 @@
+"""Trains the encoder that starts an inversion, on renders: ``python -m recipes.avatars.encoder``.
+
+The target is the w that the generator's own recipe gives the avatar's factors, and the camera's
+angles. ``--into FILE`` then puts the encoder beside the generator in its weights file.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from sat3d_plugins.generators.eg3d.encoder import Encoder
+from torch import Tensor
+
+from recipes.avatars.codes import factors_to_w
+from recipes.avatars.data import Renders, augment, shrunk, to_float
+from recipes.avatars.fitting import datasets, fit, forget, options
+from sat3d.weights import load_weights, read_header, save_weights
+
+OUT = Path("work/avatars/encoder.safetensors")
+PREFIX = "encoder."
+# One radian counts as much as this many deviations of an entry of w, squared.
+ANGLE_WEIGHT = 10.0
+
+
+class Trainer:
+    """Draws batches and computes squared errors of standardised w and of the angles."""
+
+    def __init__(self, network: Encoder, data: Renders, batch: int) -> None:
+        self.network, self.data, self.batch = network, data, batch
+        w = factors_to_w(data.factors)
+        self.varies = (w.std(0) > 1e-4).nonzero().squeeze(1)
+        network.w_mean.copy_(w.mean(0))
+        network.w_std.zero_()
+        network.w_std[self.varies] = w.std(0)[self.varies]
+        safe = network.w_std[self.varies]
+        self.target = (w[:, self.varies] - network.w_mean[self.varies]) / safe
+        self.angles = data.angles()
+
+    def __call__(self) -> tuple[Tensor, dict[str, float | Tensor]]:
+        """The loss of a fresh batch, and what to print."""
+        rows = torch.randint(len(self.data), (self.batch,), device=self.data.images.device)
+        images = augment(to_float(self.data.images[rows]))
+        w, angles = self.network.standardised(images)
+        code = F.mse_loss(w[:, self.varies].float(), self.target[rows])
+        pose = F.mse_loss(angles.float(), self.angles[rows])
+        return code + ANGLE_WEIGHT * pose, {"w": code.detach(), "angles": pose.detach().sqrt()}
+
+
+@torch.no_grad()
+def measure(network: Encoder, data: Renders) -> dict[str, Any]:
+    """Unexplained share of w's variance and the angles' errors, at several image sizes."""
+    figures: dict[str, Any] = {}
+    wanted = factors_to_w(data.factors)
+    varies = network.w_std > 0
+    for size in (128, 64):
+        parts = [network(shrunk(to_float(x), size)) for x in data.images.split(256)]
+        w, yaw, pitch = (torch.cat(field) for field in zip(*parts, strict=True))
+        error = ((w - wanted)[:, varies] / network.w_std[varies]).square().mean()
+        angle = (torch.stack([yaw, pitch], 1) - data.angles()).abs().mean(0)
+        figures[f"w_unexplained_{size}"] = round(error.item(), 4)
+        figures[f"yaw_error_{size}"] = round(angle[0].item(), 4)
+        figures[f"pitch_error_{size}"] = round(angle[1].item(), 4)
+    return figures
+
+
+def merge(encoder: Path, into: Path) -> None:
+    """Put the encoder's tensors and configuration into a generator's weights file."""
+    tensors, header = load_weights(encoder)
+    generator, known = load_weights(into)
+    both = {k: v for k, v in generator.items() if not k.startswith(PREFIX)}
+    both |= {PREFIX + k: v for k, v in tensors.items()}
+    half = {k: v.half() if v.is_floating_point() else v for k, v in both.items()}
+    about = {k: v for k, v in header.items() if k not in ("format", "kind", "config")}
+    known = {k: v for k, v in known.items() if k != "format"}
+    save_weights(into, half, {**known, "encoder": header["config"], "encoder_training": about})
+
+
+def train() -> None:
+    """Train, write, measure, write again with the figures."""
+    chosen = options("Train the encoder.", OUT, minutes=2, batch=512, rate=2e-3)
+    training, held_out = datasets(chosen)
+    torch.manual_seed(chosen.seed)
+    device = torch.device(chosen.device)
+    config: dict[str, Any] = {"w_dim": factors_to_w(held_out.factors[:1]).shape[1], "size": 128}
+    config |= {"widths": [32, 64, 128, 192, 192], "hidden": 384}
+    network = Encoder(**config).to(device)
+    if chosen.compile:
+        network.trunk.compile()
+    took = fit(network, Trainer(network, training, chosen.batch), chosen, "encoder")
+    state = network.state_dict()
+    tensors = {k: v.half() if v.is_floating_point() else v for k, v in state.items()}
+    header = {"kind": "encoder", "architecture": "eg3d-encoder", "config": config}
+    figures = measure(network, held_out)
+    save_weights(chosen.out, tensors, {**header, **chosen.header(took), "figures": figures})
+    forget(chosen, "encoder")
+    print(json.dumps(figures, indent=1))
+
+
+def main() -> None:
+    """Train, or with ``--into`` only merge."""
+    if "--into" not in sys.argv:
+        train()
+        return
+    parser = argparse.ArgumentParser(description="Put the encoder into a generator's file.")
+    parser.add_argument("--into", type=Path, required=True)
+    parser.add_argument("--encoder", type=Path, default=OUT)
+    given = parser.parse_args()
+    merge(given.encoder, given.into)
+    print(json.dumps(read_header(given.into)["encoder"]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+"""Trains the attribute readers on renders: ``python -m recipes.avatars.readers``.
+
+They measure results; nothing that is trained for editing ever sees them.
+"""
+
+import json
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from sat3d_plugins.readers.avatars.reader import BUNDLED, ReaderNetwork, load
+from torch import Tensor
+
+from recipes.avatars.data import RESOLUTION, Renders, augment, shrunk, to_float
+from recipes.avatars.fitting import datasets, fit, forget, options
+from recipes.avatars.world import FACTORS
+from sat3d.interfaces import Reader
+from sat3d.weights import save_weights
+
+NAMES = ("hairstyle", "hair_color", "eye_region", "expression", "beard", "eyeglasses")
+ATTRIBUTES = {f.name: f.values for f in FACTORS if f.name in NAMES}
+WIDTHS = (32, 64, 96, 128, 160)
+SMOOTHING = 0.05
+
+
+class Trainer:
+    """Draws batches and computes the mean cross-entropy over the attributes."""
+
+    def __init__(self, network: ReaderNetwork, data: Renders, batch: int) -> None:
+        self.network, self.data, self.batch = network, data, batch
+        self.truth = {name: data.classes(name) for name in ATTRIBUTES}
+
+    def __call__(self) -> tuple[Tensor, dict[str, float | Tensor]]:
+        """The loss of a fresh batch, and what to print."""
+        rows = torch.randint(len(self.data), (self.batch,), device=self.data.images.device)
+        logits = self.network(augment(to_float(self.data.images[rows])))
+        each, right = [], []
+        for name, values in logits.items():
+            truth = self.truth[name][rows]
+            each.append(F.cross_entropy(values.float(), truth, label_smoothing=SMOOTHING))
+            right.append((values.argmax(1) == truth).float().mean())
+        return torch.stack(each).mean(), {"right": torch.stack(right).mean()}
+
+
+@torch.no_grad()
+def measure(reader: Reader, data: Renders) -> dict[str, Any]:
+    """Accuracy per attribute at several image sizes; hair is judged on heads without a hat."""
+    figures: dict[str, Any] = {}
+    bare = data.classes("hat") == 0
+    for size in (128, 64, 48):
+        parts = [reader.read(shrunk(to_float(x), size)) for x in data.images.split(256)]
+        for name in ATTRIBUTES:
+            right = torch.cat([p[name] for p in parts]).argmax(1) == data.classes(name)
+            right = right[bare] if name.startswith("hair") else right
+            entry = figures.setdefault(name, {})
+            entry[f"accuracy_{size}"] = round(right.float().mean().item(), 4)
+    return figures
+
+
+def main() -> None:
+    """Train, write, measure, write again with the figures."""
+    chosen = options(__doc__ or "", BUNDLED, minutes=1.5, batch=512, rate=3e-3)
+    training, held_out = datasets(chosen)
+    torch.manual_seed(chosen.seed)
+    device = torch.device(chosen.device)
+    network = ReaderNetwork(ATTRIBUTES, WIDTHS).to(device, memory_format=torch.channels_last)
+    if chosen.compile:
+        network.compile()
+    took = fit(network, Trainer(network, training, chosen.batch), chosen, "readers")
+    state = network.state_dict()
+    tensors = {k: v.half() if v.is_floating_point() else v for k, v in state.items()}
+    header = {
+        "kind": "reader",
+        "architecture": "avatar-reader",
+        "config": {
+            "attributes": {name: list(values) for name, values in ATTRIBUTES.items()},
+            "widths": list(WIDTHS),
+            "size": RESOLUTION,
+        },
+        **chosen.header(took),
+    }
+    save_weights(chosen.out, tensors, header)
+    figures = measure(load(str(chosen.out), device), held_out)
+    save_weights(chosen.out, tensors, {**header, "figures": figures})
+    forget(chosen, "readers")
+    print(json.dumps(figures, indent=1))
+
+
+if __name__ == "__main__":
+    main()

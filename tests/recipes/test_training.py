@@ -1,0 +1,163 @@
+"""The recipes of the measuring networks: two steps each on noise, and the parts they rest on."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from recipes.avatars import captions, encoder, fitting, readers, segmenter, text_image
+from recipes.avatars.data import Renders, augment, shrunk, to_float
+from recipes.avatars.world import FACTORS, LABELS, sample_cameras, sample_factors
+from recipes.renderer import orbit_camera
+from sat3d.descriptors import load_pack, parse_pack
+from sat3d.weights import load_weights, read_header, save_weights
+
+
+def noise(count: int, seed: int) -> Renders:
+    """Renders that show nothing: right in kind, and quick."""
+    source = torch.Generator().manual_seed(seed)
+    return Renders(
+        torch.randint(256, (count, 3, 128, 128), dtype=torch.uint8, generator=source),
+        torch.randint(len(LABELS), (count, 128, 128), dtype=torch.uint8, generator=source),
+        torch.zeros(count, 1, 64, 64, dtype=torch.float16),
+        sample_factors(count, source),
+        sample_cameras(count, source),
+    )
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Runs a recipe's main on the CPU and returns its weights' tensors and header."""
+
+    def renders(count: int, seed: int, *_: object) -> Renders:
+        return noise(count, seed)
+
+    def main(module: object, *more: str) -> tuple[dict[str, torch.Tensor], dict]:
+        out = tmp_path / "out.safetensors"
+        words = ["x", "--out", out, "--work", tmp_path / "work", "--device", "cpu", "--steps", "2"]
+        words += ["--batch", "6", "--count", "16", "--held-out", "8", *more]
+        monkeypatch.setattr(sys, "argv", [str(word) for word in words])
+        module.main()  # type: ignore[attr-defined]
+        return load_weights(out)
+
+    monkeypatch.setattr(fitting, "renders", renders)
+    monkeypatch.setattr(text_image, "CAPTIONS", 300)
+    return main
+
+
+@pytest.mark.parametrize("module", [text_image, segmenter, readers, encoder])
+def test_a_recipe_writes_weights_that_say_how_they_came_about(module: object, run) -> None:
+    tensors, header = run(module, "--seed", "3")
+    assert all(torch.isfinite(x).all() for x in tensors.values())
+    assert header["seed"] == 3
+    assert header["training"]["trained_steps"] == 2
+    assert header["licence"] == "Apache-2.0"
+    assert header["figures"]
+    assert header["config"]
+
+
+def test_text_image_weights_know_nothing_of_words_never_seen(run) -> None:
+    tensors, header = run(text_image)
+    words = tensors["token_embedding.weight"]
+    seen = (words != 0).any(dim=1).sum()
+    assert 100 < seen < 1000
+    figures = header["figures"]
+    assert {"hairstyle", "beard", "pool_hat", "mean_max_128"} <= set(figures)
+    assert 0 < figures["beard"]["mean_max"] <= 1
+
+
+def test_a_killed_run_goes_on_from_its_checkpoint(
+    tmp_path: Path,
+    run,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(fitting, "SAVE_EVERY", 0.0)
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(readers, "save_weights", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run(readers, "--steps", "3")
+    checkpoint = tmp_path / "work" / "readers.checkpoint.pt"
+    assert torch.load(checkpoint, weights_only=True)["step"] == 3
+    _, header = run(readers, "--steps", "3")
+    assert header["training"]["trained_steps"] == 3
+    assert not checkpoint.exists()
+
+
+def test_the_encoder_goes_into_the_generators_file(tmp_path: Path, run) -> None:
+    tensors, header = run(encoder)
+    made, into = tmp_path / "out.safetensors", tmp_path / "generator.safetensors"
+    save_weights(into, {"x": torch.ones(2)}, {"architecture": "eg3d", "config": {"z_dim": 4}})
+    encoder.merge(made, into)
+    encoder.merge(made, into)
+    merged = load_weights(into)[0]
+    assert merged.keys() == {"x", *(f"encoder.{key}" for key in tensors)}
+    assert read_header(into)["encoder"] == header["config"]
+    assert read_header(into)["config"] == {"z_dim": 4}
+    json.dumps(read_header(into))
+
+
+def test_every_phrase_of_the_pack_has_a_question() -> None:
+    found = captions.check(load_pack(text_image.PACK))
+    values = {f.name: f.values for f in FACTORS}
+    for question in found.values():
+        assert len(question.answer_of) == len(values[question.factor])
+        assert set(question.answer_of) == set(range(len(question.answers)))
+    data = {"name": "x", "title": "x", "domain": "x", "template": "{}"}
+    group = {"name": "g", "phrases": ["big ears", "small ears"]}
+    data["attributes"] = [{"name": "ears", "title": "Ears", "groups": [group]}]
+    with pytest.raises(ValueError, match="big ears"):
+        captions.check(parse_pack(data, "the test"))
+
+
+def test_captions_say_what_their_facts_hold() -> None:
+    texts, facts = captions.write_captions(200, seed=0)
+    assert captions.write_captions(200, seed=0) == (texts, facts)
+    for text, said in zip(texts, facts, strict=True):
+        held = [(f.name, value) for f, value in zip(FACTORS, said, strict=True) if value >= 0]
+        assert len(held) in (2, 3)
+        for name, value in held:
+            question = next(q for q in captions.QUESTIONS if q.factor == name)
+            assert any(words in text for words in question.answers[value])
+
+
+def test_angles_are_those_of_the_cameras() -> None:
+    yaw, pitch = torch.tensor([-0.5, 0.0, 0.4]), torch.tensor([0.2, 0.0, -0.25])
+    data = noise(3, 0)
+    found = Renders(
+        data.images, data.labels, data.depths, data.factors, orbit_camera(yaw, pitch)
+    ).angles()
+    assert torch.allclose(found, torch.stack([yaw, pitch], 1), atol=1e-5)
+
+
+def test_augmented_images_keep_their_size_and_range() -> None:
+    torch.manual_seed(0)
+    images = to_float(noise(10, 1).images)
+    for _ in range(4):
+        found = augment(images)
+        assert found.shape == images.shape
+        assert found.min() >= -1
+        assert found.max() <= 1
+        assert not torch.equal(found, images)
+    assert shrunk(images, 48).shape == (10, 3, 48, 48)
+
+
+def test_renders_are_drawn_once_and_then_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from recipes.avatars import data
+
+    drawn = noise(4, 0)
+    monkeypatch.setattr(data, "_draw", lambda *_: (drawn.images, drawn.labels, drawn.depths))
+    first = data.renders(4, 5, "cpu", tmp_path)
+    monkeypatch.setattr(data, "_draw", lambda *_: pytest.fail("drawn again"))
+    second = data.renders(4, 5, "cpu", tmp_path)
+    assert torch.equal(first.images, second.images)
+    assert torch.equal(first.factors.classes, second.factors.classes)
+    assert torch.equal(first.cameras, second.cameras)
+    assert [p.name for p in tmp_path.iterdir()] == ["renders-5-4.safetensors"]
