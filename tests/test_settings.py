@@ -1,0 +1,60 @@
+import pytest
+
+from sat3d.errors import UsageError
+from sat3d.settings import PRESETS, TrainSettings, describe, override, preset
+
+
+def test_the_paper_preset_holds_the_papers_numbers():
+    paper = PRESETS["paper"]
+    assert (paper.steps, paper.batch, paper.lr, paper.pool_size) == (300_000, 1, 0.01, 6000)
+    weights = paper.weights
+    assert (weights.target, weights.preserve) == (3.5, 3.5)
+    assert (weights.background, weights.probability) == (40.0, 0.1)
+    assert (paper.targets, paper.intensity, paper.others_start) == (1, 1.0, 1.0)
+    assert paper.preselection.by == "region" and not paper.draft and paper.softness == 1.0
+
+
+def test_auto_takes_the_preset_of_the_device():
+    assert preset("auto", "cpu") is PRESETS["cpu"]
+    assert preset("auto", "cuda") is PRESETS["gpu"]
+
+
+def test_an_unknown_preset_names_the_nearest():
+    with pytest.raises(UsageError, match="Did you mean 'paper'"):
+        preset("papre")
+
+
+def test_dotted_keys_reach_nested_settings_and_leave_the_rest():
+    changed = override(
+        PRESETS["paper"], ["weights.background=0", "lr=1e-3", "draft=true", "compare_size=64"]
+    )
+    assert changed.weights.background == 0 and changed.weights.target == 3.5
+    assert (changed.lr, changed.draft, changed.compare_size) == (1e-3, True, 64)
+    assert override(changed, ["compare_size=null"]).compare_size is None
+    assert override(changed, ["preselection.by=none"]).preselection.by == "none"
+    assert PRESETS["paper"].lr == 0.01
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("lr", "is not KEY=VALUE"),
+        ("larning=1", "unknown setting 'larning'"),
+        ("weights.backgruond=1", "Did you mean 'weights.background'"),
+        ("lr.x=1", "unknown setting 'lr.x'"),
+        ("steps=many", "setting 'steps' cannot be 'many'"),
+        ("batch=0", "setting 'batch' cannot be 0"),
+        ("weights=3", "setting 'weights' cannot be 3"),
+        ("preselection.by=magic", "setting 'preselection.by'"),
+        ("lr=[", "not a plain one"),
+    ],
+)
+def test_a_wrong_setting_is_named(text, message):
+    with pytest.raises(UsageError, match=message):
+        override(TrainSettings(), [text])
+
+
+def test_every_setting_is_described():
+    rows = describe()
+    assert {"weights.background", "stop.every", "preselection.by", "lr"} <= {r[0] for r in rows}
+    assert [key for key, _, text in rows if not text] == []
