@@ -20,8 +20,9 @@ HIDDEN = 48
 """Width of the mapping's hidden layers per factor."""
 DIM = 256
 """Z and W; what the factors do not use stays zero."""
-CLASS_SCALE = 2.0
-"""Size of a value's entry in w beside variations in [-1, 1]: values differ more than they vary."""
+CLASS_SCALE, VARIATION_SCALE = 8.0, 4.0
+"""Size of a value's entry in w and of its variations: few entries of w are in use, and only with
+large ones do freshly initialised affine layers give styles that differ from head to head."""
 
 # How many style channels a factor gets relative to the others: about what it has to draw.
 SHARES = {
@@ -69,7 +70,8 @@ def factors_to_w(factors: Factors) -> Tensor:
             rows = torch.arange(len(w), device=w.device)
             w[rows, start + factors.classes[:, k]] = CLASS_SCALE
         first = start + len(factor.values)
-        w[:, first : first + factor.continuous] = factors.variations[:, k, : factor.continuous]
+        last = first + factor.continuous
+        w[:, first:last] = VARIATION_SCALE * factors.variations[:, k, : factor.continuous]
     return w
 
 

@@ -13,6 +13,9 @@ from recipes.avatars.world import FACTORS, render, sample_cameras, sample_factor
 from recipes.renderer import Factors
 
 RESOLUTION = 128
+DEPTH_OFFSET = 2.7
+FORMAT = 2
+"""In the name of kept renders, so that older ones are not taken for these."""
 TRAIN_SEED, TRAIN_COUNT = 0, 60_000
 HELD_OUT_SEED, HELD_OUT_COUNT = 1_000_003, 2_000
 COLUMN = {factor.name: column for column, factor in enumerate(FACTORS)}
@@ -27,7 +30,7 @@ class Renders:
     labels: Tensor
     """[M, 128, 128] uint8, numbers of world.LABELS."""
     depths: Tensor
-    """[M, 1, 64, 64] float16, distance along the ray, mean of four pixels."""
+    """[M, 128, 128] float16, distance along the ray less DEPTH_OFFSET, for precision's sake."""
     factors: Factors
     cameras: Tensor
     """[M, 25] float32."""
@@ -56,7 +59,7 @@ def renders(count: int, seed: int, device: str | torch.device, cache: Path | Non
     The draws are made on the CPU, so that a seed means the same avatars on every device.
     """
     device = torch.device(device)
-    path = cache / f"renders-{seed}-{count}.safetensors" if cache else None
+    path = cache / f"renders-{FORMAT}-{seed}-{count}.safetensors" if cache else None
     if path and path.is_file():
         found = {key: value.to(device) for key, value in load_file(path).items()}
         factors = Factors(found["classes"], found["variations"])
@@ -76,15 +79,14 @@ def _draw(factors: Factors, cameras: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     chunk = 128 if fast else 16
     images = torch.empty(count, 3, RESOLUTION, RESOLUTION, dtype=torch.uint8, device=cameras.device)
     labels = torch.empty(count, RESOLUTION, RESOLUTION, dtype=torch.uint8, device=cameras.device)
-    half = RESOLUTION // 2
-    depths = torch.empty(count, 1, half, half, dtype=torch.float16, device=cameras.device)
+    depths = torch.empty(labels.shape, dtype=torch.float16, device=cameras.device)
     began = said = time.monotonic()
     for start in range(0, count, 32 * chunk):
         rows = slice(start, min(start + 32 * chunk, count))
         part = render(factors[rows], cameras[rows], RESOLUTION, chunk=chunk, compile=fast)
         images[rows] = ((part.image + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
         labels[rows] = part.label
-        depths[rows] = F.avg_pool2d(part.depth, 2).half()
+        depths[rows] = (part.depth[:, 0] - DEPTH_OFFSET).half()
         if time.monotonic() - said > 10:
             said = time.monotonic()
             print(f"rendered {rows.stop} of {count} in {said - began:.0f} s", flush=True)

@@ -160,4 +160,4 @@ def test_renders_are_drawn_once_and_then_read(
     assert torch.equal(first.images, second.images)
     assert torch.equal(first.factors.classes, second.factors.classes)
     assert torch.equal(first.cameras, second.cameras)
-    assert [p.name for p in tmp_path.iterdir()] == ["renders-5-4.safetensors"]
+    assert [p.name for p in tmp_path.iterdir()] == [f"renders-{data.FORMAT}-5-4.safetensors"]
