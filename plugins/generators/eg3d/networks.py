@@ -112,6 +112,7 @@ class TriplaneGenerator(nn.Module):
         options: VolumeOptions,
         coarse: Tensor,
         fine: Tensor | None,
+        channels: int | None = None,
     ) -> VolumeRender:
         """Volume-render planes under cameras [B, 25] from uniform draws.
 
@@ -124,7 +125,9 @@ class TriplaneGenerator(nn.Module):
         depths = stratified_depths(near, far, coarse, options.disparity_space_sampling)
         if fine is not None:
             fine = fine.repeat(batch * rays // len(fine), 1)
-        return render_rays(planes, self.decoder, origins, directions, options, depths, fine)
+        return render_rays(
+            planes, self.decoder, origins, directions, options, depths, fine, channels=channels
+        )
 
     def superresolve(self, feature: Tensor, styles: Tensor) -> Tensor:
         """Feature image [B, 32, r, r] and flat styles [B, N] to [B, 3, R, R]."""

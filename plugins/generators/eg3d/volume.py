@@ -32,18 +32,24 @@ class Decoder(nn.Module):
 
     def __init__(self, features: int = 32, outputs: int = 32, lr_multiplier: float = 1.0) -> None:
         super().__init__()
+        self.outputs = outputs
         self.net = nn.Sequential(
             FullyConnected(features, 64, lr_multiplier=lr_multiplier),
             nn.Softplus(),
             FullyConnected(64, 1 + outputs, lr_multiplier=lr_multiplier),
         )
 
-    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, features: Tensor, channels: int | None = None) -> tuple[Tensor, Tensor]:
         """Mean plane features [B, P, 32] to colours [B, P, 32] in (0, 1) and density [B, P, 1].
 
-        The density is a parameter: the ray marcher applies softplus(x - 1).
+        The density is a parameter: the ray marcher applies softplus(x - 1). With ``channels`` only
+        the first so many colours are computed.
         """
-        x = self.net(features)
+        rows = 1 + (self.outputs if channels is None else channels)
+        hidden, last = self.net[1](self.net[0](features)), self.net[2]
+        assert isinstance(last, FullyConnected)
+        weight, bias = last.weight[:rows] * last.weight_gain, last.bias[:rows] * last.bias_gain
+        x = F.linear(hidden, weight, bias)
         return x[..., 1:].sigmoid() * 1.002 - 0.001, x[..., :1]
 
 
@@ -70,10 +76,14 @@ def sample_planes(planes: Tensor, points: Tensor, box_warp: float) -> Tensor:
 
 
 def query(
-    planes: Tensor, decoder: Decoder, points: Tensor, box_warp: float
+    planes: Tensor,
+    decoder: Decoder,
+    points: Tensor,
+    box_warp: float,
+    channels: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Colour [B, P, 32] and density parameter [B, P, 1] at points [B, P, 3]."""
-    return decoder(sample_planes(planes, points, box_warp).mean(dim=1))
+    """Colour [B, P, 32 or ``channels``] and density parameter [B, P, 1] at points [B, P, 3]."""
+    return decoder(sample_planes(planes, points, box_warp).mean(dim=1), channels)
 
 
 def stratified_depths(near: Tensor, far: Tensor, uniform: Tensor, disparity: bool) -> Tensor:
@@ -90,6 +100,16 @@ def stratified_depths(near: Tensor, far: Tensor, uniform: Tensor, disparity: boo
     return near + steps * (far - near) + uniform * (far - near) / (count - 1)
 
 
+def ray_weights(densities: Tensor, depths: Tensor) -> Tensor:
+    """How much each interval between sorted samples [B, M, S, 1] is seen: [B, M, S-1, 1]."""
+    step = depths[:, :, 1:] - depths[:, :, :-1]
+    density = F.softplus((densities[:, :, 1:] + densities[:, :, :-1]) / 2 - 1)
+    alpha = 1 - torch.exp(-density * step)
+    passed = torch.cumprod(1 - alpha + 1e-10, dim=2)
+    passed = torch.cat([torch.ones_like(passed[:, :, :1]), passed[:, :, :-1]], dim=2)
+    return alpha * passed
+
+
 def march(
     colors: Tensor, densities: Tensor, depths: Tensor, white_back: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -98,14 +118,9 @@ def march(
     Works on the midpoints of neighbouring samples, so weights are [B, M, S-1, 1]. Depth [B, M, 1]
     is normalised by the weight sum and clamped to the sample depths of the whole batch.
     """
-    step = depths[:, :, 1:] - depths[:, :, :-1]
+    weights = ray_weights(densities, depths)
     color = (colors[:, :, 1:] + colors[:, :, :-1]) / 2
-    density = F.softplus((densities[:, :, 1:] + densities[:, :, :-1]) / 2 - 1)
     middle = (depths[:, :, 1:] + depths[:, :, :-1]) / 2
-    alpha = 1 - torch.exp(-density * step)
-    passed = torch.cumprod(1 - alpha + 1e-10, dim=2)
-    passed = torch.cat([torch.ones_like(passed[:, :, :1]), passed[:, :, :-1]], dim=2)
-    weights = alpha * passed
     total = weights.sum(dim=2)
     depth = ((weights * middle).sum(dim=2) / total).nan_to_num(float("inf"))
     depth = depth.clamp(depths.min(), depths.max())
@@ -186,40 +201,34 @@ def render_rays(
     coarse_depths: Tensor,
     fine: Tensor | None,
     fine_are_depths: bool = False,
+    channels: int | None = None,
 ) -> VolumeRender:
     """Two-pass rendering of rays [B, M, 3] through planes [B, 3, C, H, W].
 
     ``coarse_depths`` is [B, M, S, 1]. ``fine`` is the uniform draws [B*M, S'] of the importance
-    sampling, or the depths [B, M, S', 1] themselves, or None for a single pass.
+    sampling, or the depths [B, M, S', 1] themselves, or None for a single pass. ``channels``
+    renders only the first so many features.
     """
-    colors, densities = _decode(planes, decoder, origins, directions, coarse_depths, options)
+
+    def decode(depths: Tensor) -> tuple[Tensor, Tensor]:
+        batch, rays, count = depths.shape[:3]
+        points = (origins[:, :, None] + depths * directions[:, :, None]).flatten(1, 2)
+        color, density = query(planes, decoder, points, options.box_warp, channels)
+        return color.view(batch, rays, count, -1), density.view(batch, rays, count, 1)
+
+    colors, densities = decode(coarse_depths)
     if fine is None:
         feature, depth, weights = march(colors, densities, coarse_depths, options.white_back)
         return VolumeRender(feature, depth, weights, coarse_depths, None)
     coarse_weights = None
     if not fine_are_depths:
         with torch.no_grad():
-            _, _, coarse_weights = march(colors, densities, coarse_depths, options.white_back)
+            coarse_weights = ray_weights(densities, coarse_depths)
         fine = importance_depths(coarse_depths, coarse_weights, fine)
-    more = _decode(planes, decoder, origins, directions, fine, options)
+    more = decode(fine)
     depths, order = torch.cat([coarse_depths, fine], dim=2).sort(dim=2)
     colors = torch.cat([colors, more[0]], dim=2)
     colors = colors.gather(2, order.expand(-1, -1, -1, colors.shape[-1]))
     densities = torch.cat([densities, more[1]], dim=2).gather(2, order)
     feature, depth, weights = march(colors, densities, depths, options.white_back)
     return VolumeRender(feature, depth, weights, coarse_depths, fine, coarse_weights)
-
-
-def _decode(
-    planes: Tensor,
-    decoder: Decoder,
-    origins: Tensor,
-    directions: Tensor,
-    depths: Tensor,
-    options: VolumeOptions,
-) -> tuple[Tensor, Tensor]:
-    """Colours [B, M, S, 32] and density parameters [B, M, S, 1] at depths [B, M, S, 1]."""
-    batch, rays, count = depths.shape[:3]
-    points = origins[:, :, None] + depths * directions[:, :, None]
-    color, density = query(planes, decoder, points.flatten(1, 2), options.box_warp)
-    return color.view(batch, rays, count, -1), density.view(batch, rays, count, 1)
