@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from sat3d.interfaces import LayerPart, StyleLayer
 
+from .half import HalfRange
 from .layers import (
     FullyConnected,
     NoiseMode,
@@ -73,6 +74,7 @@ class SynthesisNetwork(nn.Module):
         channel_base: int = 32768,
         channel_max: int = 512,
         clamp: float | None = None,
+        num_fp16_res: int = 0,
     ) -> None:
         super().__init__()
         self.resolutions = [2**k for k in range(2, int(math.log2(resolution)) + 1)]
@@ -82,6 +84,9 @@ class SynthesisNetwork(nn.Module):
             block = SynthesisBlock(inputs, channels[r], w_dim, r, image_channels, clamp)
             self.add_module(f"b{r}", block)
         self.num_ws = 2 * len(self.resolutions)
+        # As published: never the first block, however many are asked for.
+        self.half_from = max(resolution * 2 // 2**num_fp16_res, 8)
+        self.half_devices = {"cuda"}
 
     def style_rows(self) -> list[int]:
         """Which row of w feeds each modulated layer, in the order of :func:`style_layers`.
@@ -94,13 +99,30 @@ class SynthesisNetwork(nn.Module):
             row += isinstance(module, SynthesisLayer)
         return rows
 
-    def forward(self, styles: dict[str, Tensor], noise_mode: NoiseMode = "const") -> Tensor:
-        """Styles by layer name, each [B, channels], to [B, image_channels, R, R]."""
+    def forward(
+        self,
+        styles: dict[str, Tensor],
+        noise_mode: NoiseMode = "const",
+        source: torch.Generator | None = None,
+    ) -> Tensor:
+        """Styles by layer name, each [B, channels], to [B, image_channels, R, R].
+
+        On a CUDA device the highest ``num_fp16_res`` resolutions compute in float16.
+        """
         x = image = None
+        device = next(iter(styles.values())).device.type
+        half = HalfRange() if device in self.half_devices else None
         for r in self.resolutions:
-            x, image = self.get_submodule(f"b{r}")(x, image, styles, f"b{r}", noise_mode)
+            block = self.get_submodule(f"b{r}")
+            assert isinstance(block, SynthesisBlock)
+            if half is None or r < self.half_from:
+                x, image = block(x, image, styles, f"b{r}", noise_mode, source)
+            else:
+                assert x is not None, "the first block is never half"
+                assert image is not None
+                x, image = half.block(block, x, image, styles, f"b{r}", noise_mode, source)
         assert image is not None
-        return image
+        return image if half is None else half.watch(image)
 
 
 def modulated(network: nn.Module) -> dict[str, SynthesisLayer | ToRGB]:
@@ -150,10 +172,11 @@ class Generator(nn.Module):
         channel_base: int = 32768,
         channel_max: int = 512,
         clamp: float | None = None,
+        num_fp16_res: int = 0,
     ) -> None:
         super().__init__()
         self.synthesis = SynthesisNetwork(
-            w_dim, resolution, image_channels, channel_base, channel_max, clamp
+            w_dim, resolution, image_channels, channel_base, channel_max, clamp, num_fp16_res
         )
         self.mapping = MappingNetwork(
             z_dim, c_dim, w_dim, self.synthesis.num_ws, **dict(mapping or {})

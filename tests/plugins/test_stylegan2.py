@@ -1,0 +1,206 @@
+"""StyleGAN2 as a generator of the core: configuration, labels, noise, float16, what is refused."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from sat3d_plugins.generators.stylegan2 import generator as plugin
+from sat3d_plugins.generators.stylegan2.generator import StyleGAN2Config, StyleGAN2Generator, load
+from sat3d_plugins.generators.stylegan2.half import in_range
+from sat3d_plugins.generators.stylegan2.layers import modulated_conv
+
+from sat3d.errors import InputError, UsageError
+from sat3d.registry import load_generator
+from sat3d.testing import check_generator
+from sat3d.weights import save_weights
+
+CPU = torch.device("cpu")
+TINY = StyleGAN2Config(
+    z_dim=12,
+    w_dim=16,
+    resolution=32,
+    channel_base=256,
+    channel_max=16,
+    mapping={"num_layers": 2},
+)
+
+
+def write(path: Path, config: StyleGAN2Config = TINY, **changes: object) -> Path:
+    torch.manual_seed(3)
+    network = plugin.make_network(config)
+    for name, value in network.named_parameters():
+        if name.endswith("noise_strength"):
+            torch.nn.init.constant_(value, 0.1)
+    values = {**config.to_dict(), **changes}
+    save_weights(path, network.state_dict(), {"architecture": "stylegan2", "config": values})
+    return path
+
+
+def made(path: Path, **changes: object) -> StyleGAN2Generator:
+    return load(str(write(path / "g.safetensors", dataclasses.replace(TINY, **changes))), CPU)
+
+
+@pytest.mark.parametrize("noise", ["const", "none", "random"])
+def test_a_tiny_generator_is_what_the_core_expects(tmp_path, noise):
+    # Random weights do not keep to [-1, 1].
+    check_generator(made(tmp_path, noise_mode=noise), bound=100.0)
+
+
+def test_a_conditional_generator_is_what_the_core_expects(tmp_path):
+    check_generator(made(tmp_path, c_dim=5, label=2), bound=100.0)
+
+
+def test_the_editable_channels_are_those_of_the_convolutions(tmp_path):
+    generator = made(tmp_path)
+    assert [x.name for x in generator.layout.layers[:3]] == [
+        "synthesis.b4.conv1",
+        "synthesis.b4.torgb",
+        "synthesis.b8.conv0",
+    ]
+    # 4, 8, 16 and 32 pixels have 16, 16, 16 and 8 channels; b4 has one convolution.
+    assert generator.layout.editable_channels == 16 + 2 * 16 + 2 * 16 + (16 + 8)
+    assert generator.sample_cameras(2, 0) is None
+    assert generator.orbit(0.1, 0.1) is None
+
+
+def test_the_full_size_model_has_the_published_number_of_style_channels():
+    with torch.device("meta"):
+        network = plugin.make_network(StyleGAN2Config())
+    layers = plugin.networks.style_layers(network.synthesis, "", "backbone")
+    count = {kind: sum(x.channels for x in layers if x.kind == kind) for kind in ("conv", "torgb")}
+    assert count == {"conv": 6048, "torgb": 3040}
+
+
+def test_configuration_survives_the_header(tmp_path):
+    config = dataclasses.replace(TINY, c_dim=3, label=1, num_fp16_res=2, truncation_cutoff=4)
+    generator = load(str(write(tmp_path / "g.safetensors", config)), CPU)
+    assert generator.config == config
+    assert StyleGAN2Config.from_dict(config.to_dict()) == config
+
+
+def test_the_cutoff_truncates_the_first_rows_only(tmp_path):
+    generator = made(tmp_path, truncation_cutoff=3)
+    generator.network.mapping.w_avg.fill_(0.7)
+    z = generator.sample_latents(2, 1)
+    whole, cut = generator.map(z), generator.map(z, truncation=0.5)
+    assert torch.equal(cut[:, 3:], whole[:, 3:])
+    assert torch.allclose(cut[:, :3], 0.7 + 0.5 * (whole[:, :3] - 0.7))
+
+
+def test_a_label_can_be_given_and_the_configured_class_is_the_default(tmp_path):
+    generator = made(tmp_path, c_dim=4, label=2)
+    z = generator.sample_latents(3, 1)
+    second = torch.eye(4)[2].expand(3, -1)
+    assert torch.equal(generator.map(z), generator.map(z, label=second))
+    assert not torch.allclose(generator.map(z), generator.map(z, label=torch.eye(4)[:3]))
+
+
+def test_random_noise_depends_on_the_seed_alone(tmp_path):
+    generator = made(tmp_path, noise_mode="random")
+    styles = generator.styles(generator.map(generator.sample_latents(2, 1)))
+    state = torch.random.get_rng_state()
+    first, other = (generator.render(styles, seed=seed).image for seed in (1, 2))
+    assert torch.equal(first, generator.render(styles, seed=1).image)
+    assert not torch.allclose(first, other)
+    assert torch.equal(torch.random.get_rng_state(), state), "the global state was used"
+
+
+def test_without_weights_the_error_says_what_to_do():
+    if plugin.BUNDLED.is_file():
+        pytest.skip("weights are bundled")
+    with pytest.raises(InputError, match="no weights .* bundled yet. Add --weights"):
+        load_generator("stylegan2", None, "cpu")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("resolution", 48),
+        ("resolution", 1 << 20),
+        ("resolution", True),
+        ("z_dim", 0),
+        ("z_dim", 2.5),
+        ("c_dim", -1),
+        ("channel_max", 10**9),
+        ("mapping", {"num_layers": 10**6}),
+        ("mapping", {"depth": 2}),
+        ("mapping", [2]),
+        ("noise_mode", "loud"),
+        ("clamp", "256"),
+        ("clamp", float("nan")),
+        ("label", 1),
+        ("unheard_of", 1),
+    ],
+)
+def test_a_header_with_a_wrong_setting_is_refused(tmp_path, key, value):
+    with pytest.raises(InputError, match=f"{key}"):
+        load(str(write(tmp_path / "g.safetensors", TINY, **{key: value})), CPU)
+
+
+def test_a_header_that_claims_a_gigantic_network_is_refused_without_building_it(tmp_path):
+    claims = {"resolution": 2048, "channel_base": 1 << 17, "channel_max": 2048, "z_dim": 8192}
+    path = write(tmp_path / "g.safetensors", TINY, **claims)
+    with pytest.raises(InputError, match="lacks|differs in"):
+        load(str(path), CPU)
+
+
+def test_weights_of_another_architecture_are_refused(tmp_path):
+    save_weights(tmp_path / "x.safetensors", {"x": torch.zeros(1)}, {"architecture": "other"})
+    with pytest.raises(InputError, match="not a stylegan2 generator"):
+        load(str(tmp_path / "x.safetensors"), CPU)
+    with pytest.raises(UsageError, match="unknown weights 'nowhere'"):
+        load("nowhere", CPU)
+
+
+def test_scaling_into_the_range_of_half_changes_nothing_after_demodulation():
+    source = torch.Generator().manual_seed(0)
+    weight = torch.randn(6, 5, 3, 3, generator=source) * 40
+    style = torch.randn(2, 5, generator=source) * 30
+    x = torch.randn(2, 5, 8, 8, generator=source)
+    wanted = modulated_conv(x, weight, style)
+    scaled = in_range(weight, style)
+    assert all(value.abs().max() <= 1 for value in scaled)
+    # Only the 1e-8 under the root weighs differently.
+    assert torch.allclose(modulated_conv(x, *scaled), wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("loss_scale", [1e-6, 1.0, 1e4])
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu, id="cuda")])
+def test_float16_blocks_stay_close_in_values_and_gradients(tmp_path, device, loss_scale):
+    config = dataclasses.replace(TINY, resolution=64, channel_base=2048, channel_max=64)
+    path = write(tmp_path / "g.safetensors", dataclasses.replace(config, num_fp16_res=3))
+    exact = load(str(write(tmp_path / "e.safetensors", config)), torch.device(device))
+    half = load(str(path), torch.device(device))
+    assert half.network.synthesis.half_from == 16
+    half.network.synthesis.half_devices.add(device)  # the CPU can, only slowly
+    styles = exact.styles(exact.map(exact.sample_latents(2, 1)))
+    results = []
+    for generator in (exact, half):
+        code = styles.detach().clone().requires_grad_()
+        image = generator.render(code).image
+        assert image.dtype == torch.float32
+        # A mean over all pixels; times 1e-6 each one's share is below float16's smallest number,
+        # times 1e4 the sums over pixels are above its largest.
+        (image.square().mean() * loss_scale).backward()
+        results.append((image.detach(), code.grad))
+    (image, grad), (image16, grad16) = results
+    assert not torch.equal(image, image16), "float16 was not used"
+    # float16 has eleven bits; six layers add up some of their rounding.
+    assert (image - image16).norm() <= 5e-3 * image.norm()
+    assert (grad - grad16).norm() <= 1e-2 * grad.norm()
+
+
+def test_float16_blocks_do_not_overflow_on_large_weights_and_styles(tmp_path):
+    generator = load(str(write(tmp_path / "g.safetensors", TINY, num_fp16_res=2)), CPU)
+    generator.network.synthesis.half_devices.add("cpu")
+    exact = load(str(write(tmp_path / "e.safetensors", TINY)), CPU)
+    for network in (generator.network, exact.network):
+        for name, value in network.named_parameters():
+            if "conv" in name and name.endswith("weight"):
+                value.mul_(1e4)
+    styles = exact.styles(exact.map(exact.sample_latents(2, 1)))
+    styles[:, exact.layout.editable] *= 1e3
+    image, image16 = (g.render(styles).image for g in (exact, generator))
+    assert image16.isfinite().all()
+    assert (image - image16).norm() <= 1e-2 * image.norm()
