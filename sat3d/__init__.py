@@ -50,6 +50,7 @@ if TYPE_CHECKING:
         GeneratorSpec,
         ReaderSpec,
         SegmenterSpec,
+        WeightsListSpec,
     )
     from sat3d.transfers import Edit, transfer
 
@@ -92,7 +93,14 @@ _NAMES = {
         "load_segmenter",
     ],
     "settings": ["TrainSettings"],
-    "specs": ["ClipSpec", "DescriptorSpec", "GeneratorSpec", "ReaderSpec", "SegmenterSpec"],
+    "specs": [
+        "ClipSpec",
+        "DescriptorSpec",
+        "GeneratorSpec",
+        "ReaderSpec",
+        "SegmenterSpec",
+        "WeightsListSpec",
+    ],
     "transfers": ["Edit", "transfer"],
 }
 _HOME = {name: module for module, names in _NAMES.items() for name in names}
@@ -123,6 +131,7 @@ __all__ = [
     "TrainSettings",
     "UsageError",
     "WeightsCard",
+    "WeightsListSpec",
     "__version__",
     "default_device",
     "discover",

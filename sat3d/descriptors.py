@@ -10,7 +10,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -22,8 +21,7 @@ from pydantic import (
 )
 
 from sat3d.errors import PackError, nearest_name, unknown_name
-
-MAX_BYTES = 1 << 18
+from sat3d.plain_yaml import read_yaml
 
 
 def _distinct(phrases: tuple[str, ...]) -> tuple[str, ...]:
@@ -195,7 +193,7 @@ def _refuse_twice(where: str, names: list[str], first: int = 0) -> None:
 
 def load_pack(path: Path) -> DescriptorPack:
     """Read and check a YAML pack. Raises PackError with file, key path, value and remedy."""
-    return parse_pack(_read_yaml(path), str(path))
+    return parse_pack(read_yaml(path, "pack", PackError), str(path))
 
 
 def parse_pack(data: Any, where: str) -> DescriptorPack:
@@ -204,63 +202,6 @@ def parse_pack(data: Any, where: str) -> DescriptorPack:
         return DescriptorPack.model_validate(data)
     except ValidationError as error:
         raise PackError(f"{where}: {_explain(error)}") from None
-
-
-def _read_yaml(path: Path) -> Any:
-    try:
-        if path.exists() and not path.is_file():
-            raise PackError(f"pack '{path}' is not a file. Give one YAML file.")
-        with path.open("rb") as file:
-            raw = file.read(MAX_BYTES + 1)
-    except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
-        reason = getattr(error, "strerror", None) or str(error)
-        raise PackError(f"cannot read pack '{path}': {reason}. Check the path.") from None
-    if len(raw) > MAX_BYTES:
-        raise PackError(f"pack '{path}' is larger than {MAX_BYTES} bytes. Packs are short texts.")
-    try:
-        return _PlainLoader(raw.decode("utf-8")).get_single_data()
-    except RecursionError:
-        raise PackError(f"pack '{path}' is nested too deeply. Packs are shallow.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise PackError(f"pack '{path}' is not YAML: {_yaml_reason(error)}. Mend it.") from None
-
-
-def _yaml_reason(error: Exception) -> str:
-    mark = getattr(error, "problem_mark", None)
-    text = str(getattr(error, "problem", None) or error)
-    return " ".join(f"line {mark.line + 1}: {text}".split() if mark else text.split())
-
-
-class _PlainLoader(yaml.BaseLoader):
-    """YAML in which every scalar is text or null, and nothing is hidden.
-
-    No tags and no guessing of types (``no`` stays a word; the model converts numbers). No aliases,
-    so that a few lines cannot unfold into gigabytes, and no key twice.
-    """
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            mark = self.current_event.start_mark
-            raise yaml.composer.ComposerError(None, None, "aliases are not allowed", mark)
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-        seen: set[Any] = set()
-        for key, _ in node.value:
-            if not isinstance(key, yaml.ScalarNode):
-                problem = "a key must be a word"
-            elif key.value in seen:
-                problem = f"key '{key.value}' is there twice"
-            else:
-                seen.add(key.value)
-                continue
-            raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
-        return super().construct_mapping(node, deep)
-
-
-_NULL = "tag:yaml.org,2002:null"
-_PlainLoader.add_implicit_resolver(_NULL, re.compile("^(?:~|null|)$"), ["~", "n", ""])
-_PlainLoader.add_constructor(_NULL, lambda loader, node: None)
 
 
 def _explain(error: ValidationError) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 
-from sat3d import __version__
+from sat3d import __version__, store
 from sat3d.errors import Sat3dError
 from sat3d.registry import GROUP, Catalogue, discover
 
@@ -24,6 +24,7 @@ _PACKAGES = (
     "segmentation_models_pytorch",
     "pytorch-optimizer",
     "safetensors",
+    "httpx2",
     "pydantic",
     "pluggy",
     "typer",
@@ -51,7 +52,7 @@ def examine() -> Report:
     report.facts["sat3d"] = __version__
     report.facts["python"] = f"{platform.python_version()} ({sys.executable})"
     report.facts["system"] = platform.platform()
-    for part in (_packages, _processor, _devices, _video, _disk):
+    for part in (_packages, _processor, _devices, _video, _disk, _store):
         part(report)
     catalogue = discover()
     _plugins(report, catalogue)
@@ -148,6 +149,13 @@ def _disk(report: Report) -> None:
         report.problems.append(f"the current folder cannot be examined: {_line(error)}.")
 
 
+def _store(report: Report) -> None:
+    try:
+        report.facts["weights store"] = f"{len(store.names())} in {store.store_folder()}"
+    except OSError as error:
+        report.problems.append(f"the weights store cannot be read: {_line(error)}.")
+
+
 def _plugins(report: Report, catalogue: Catalogue) -> None:
     for kind, offer in catalogue.offers():
         report.facts[f"{kind} {offer.spec.name}"] = offer.source
@@ -164,7 +172,11 @@ def _bundled(report: Report, catalogue: Catalogue) -> None:
         if kind == "descriptor pack":
             _attempt(report, name, lambda path=offer.spec.path: _check_pack(path))  # type: ignore[union-attr,misc]
             continue
-        if offer.distribution != GROUP:
+        if kind == "weights list":
+            _attempt(report, name, lambda path=offer.spec.path: _check_list(path))  # type: ignore[union-attr,misc]
+            continue
+        own = offer.distribution == GROUP and kind != "importer"
+        if not own or not getattr(offer.spec, "embedded", True):
             continue
         files = _weights_of(offer.module)
         if not files:
@@ -198,6 +210,12 @@ def _check_pack(path: Path) -> None:
     from sat3d.descriptors import load_pack
 
     load_pack(path)
+
+
+def _check_list(path: Path) -> None:
+    from sat3d.weights_list import load_list
+
+    load_list(path)
 
 
 def _check_weights(path: Path) -> None:

@@ -14,8 +14,10 @@ if TYPE_CHECKING:
         ClipSpec,
         DescriptorSpec,
         GeneratorSpec,
+        ImporterSpec,
         ReaderSpec,
         SegmenterSpec,
+        WeightsListSpec,
     )
 
 hookspec = pluggy.HookspecMarker("sat3d")
@@ -45,3 +47,13 @@ def register_readers(register: "Callable[[ReaderSpec], None]") -> None:
 @hookspec
 def register_clip_models(register: "Callable[[ClipSpec], None]") -> None:
     """Offer text-image models beside the ones open_clip knows."""
+
+
+@hookspec
+def register_weights(register: "Callable[[WeightsListSpec], None]") -> None:
+    """Offer lists of published weights (YAML files)."""
+
+
+@hookspec
+def register_importers(register: "Callable[[ImporterSpec], None]") -> None:
+    """Offer readers of checkpoints made by other programs."""

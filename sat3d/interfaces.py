@@ -93,7 +93,8 @@ class WeightsCard:
     path: Path | None = None
     licence: str = "unknown"
     goes_with: Mapping[str, str] = field(default_factory=dict)
-    """Names for the roles 'clip', 'segmenter', 'descriptors', 'reader' that fit these weights."""
+    """What fits these weights: names by role. Roles are 'clip', 'segmenter', 'descriptors' and
+    'reader', and 'clip_pretrained' and 'segmenter_weights' for the weights of two of them."""
     info: Mapping[str, Any] = field(default_factory=dict)
     """Everything else of the file's header: configuration, seeds, figures."""
 

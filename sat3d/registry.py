@@ -18,7 +18,16 @@ import pluggy
 
 from sat3d import hookspecs
 from sat3d.errors import PluginError, Sat3dError, UsageError, unknown_name
-from sat3d.specs import ClipSpec, DescriptorSpec, GeneratorSpec, ReaderSpec, SegmenterSpec
+from sat3d.specs import (
+    AnySpec,
+    ClipSpec,
+    DescriptorSpec,
+    GeneratorSpec,
+    ImporterSpec,
+    ReaderSpec,
+    SegmenterSpec,
+    WeightsListSpec,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -27,10 +36,8 @@ if TYPE_CHECKING:
     from sat3d.interfaces import Generator, Reader, Segmenter
 
 GROUP = "sat3d"
-BY_HAND = "by hand"
-"""The distribution shown for plugins registered in the running program."""
+BY_HAND = "by hand"  # the distribution shown for plugins registered in the running program
 
-AnySpec = GeneratorSpec | SegmenterSpec | DescriptorSpec | ReaderSpec | ClipSpec
 Spec = TypeVar("Spec", bound=AnySpec, covariant=True)
 Loaded = TypeVar("Loaded")
 
@@ -41,6 +48,8 @@ _KINDS: Mapping[str, tuple[str, type[AnySpec]]] = {
     "descriptor pack": ("descriptors", DescriptorSpec),
     "reader": ("readers", ReaderSpec),
     "clip model": ("clip_models", ClipSpec),
+    "weights list": ("weights", WeightsListSpec),
+    "importer": ("importers", ImporterSpec),
 }
 
 
@@ -94,6 +103,8 @@ class Catalogue:
     descriptors: Mapping[str, Offer[DescriptorSpec]] = field(default_factory=dict)
     readers: Mapping[str, Offer[ReaderSpec]] = field(default_factory=dict)
     clip_models: Mapping[str, Offer[ClipSpec]] = field(default_factory=dict)
+    weights: Mapping[str, Offer[WeightsListSpec]] = field(default_factory=dict)
+    importers: Mapping[str, Offer[ImporterSpec]] = field(default_factory=dict)
     problems: tuple[Problem, ...] = ()
 
     def generator(self, name: str) -> Offer[GeneratorSpec]:

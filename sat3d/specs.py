@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
+    from sat3d.foreign import Checkpoint
+    from sat3d.importing import Conversion
     from sat3d.interfaces import Generator, Reader, Segmenter
 
 
@@ -24,6 +26,8 @@ class GeneratorSpec:
     name: str
     summary: str
     load: "Callable[[str | None, torch.device], Generator]"
+    embedded: bool = True
+    """False where there is no default: weights must be given."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,7 @@ class SegmenterSpec:
     name: str
     summary: str
     load: "Callable[[str | None, torch.device], Segmenter]"
+    embedded: bool = True
 
 
 @dataclass(frozen=True)
@@ -62,3 +67,42 @@ class ClipSpec:
     config: Path
     """JSON in open_clip's model configuration format; its stem is the architecture's name."""
     weights: Path
+
+
+@dataclass(frozen=True)
+class WeightsListSpec:
+    """A list of published weights on offer: a YAML file in the format of sat3d.weights_list."""
+
+    name: str
+    """By custom the name of the generator, segmenter or reader that reads them."""
+    summary: str
+    path: Path
+
+
+@dataclass(frozen=True)
+class ImporterSpec:
+    """A reader of checkpoints made by other programs, which become weights of one architecture.
+
+    It is given a checkpoint opened without trust: plain values, inert records, unread tensors.
+    """
+
+    name: str
+    """The architecture that the weights are for."""
+    summary: str
+    """Which files it reads; shown when a file is not recognised."""
+    recognise: "Callable[[Checkpoint], bool]"
+    convert: "Callable[[Checkpoint], Conversion]"
+    """Called only for a checkpoint that it recognised. Raises InputError."""
+    classes: tuple[str, ...] = ()
+    """Full names of classes whose objects its files hold; they are read as inert records."""
+
+
+AnySpec = (
+    GeneratorSpec
+    | SegmenterSpec
+    | DescriptorSpec
+    | ReaderSpec
+    | ClipSpec
+    | WeightsListSpec
+    | ImporterSpec
+)

@@ -95,8 +95,14 @@ def make_card(
     )
 
 
-def load_into(module: torch.nn.Module, tensors: Mapping[str, Tensor], what: str) -> None:
-    """Load a state dict strictly; raises InputError naming the first keys that do not fit."""
+def load_into(
+    module: torch.nn.Module, tensors: Mapping[str, Tensor], what: str, assign: bool = False
+) -> None:
+    """Load a state dict strictly; raises InputError naming the first keys that do not fit.
+
+    With ``assign`` the module takes the tensors themselves: build it on the meta device, and a
+    header that claims a gigantic network costs nothing before it is refused.
+    """
     own = module.state_dict()
     missing = sorted(own.keys() - tensors.keys())
     extra = sorted(tensors.keys() - own.keys())
@@ -107,4 +113,4 @@ def load_into(module: torch.nn.Module, tensors: Mapping[str, Tensor], what: str)
                 f"{what} {problem} {len(keys)} tensors, first '{keys[0]}'. "
                 "Check that the file belongs to this architecture and configuration."
             )
-    module.load_state_dict(tensors)
+    module.load_state_dict(tensors, assign=assign)

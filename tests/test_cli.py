@@ -11,7 +11,7 @@ from sat3d.cli import app as frame
 from sat3d.cli import plugins_command
 from sat3d.errors import Interrupted, PluginError, Sat3dError, UsageError
 
-COMMANDS = ("train", "transfer", "invert", "evaluate", "plugins", "doctor")
+COMMANDS = ("train", "transfer", "invert", "evaluate", "weights", "plugins", "doctor")
 
 
 def failing(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:

@@ -18,6 +18,7 @@ from sat3d.cli import (
     plugins_command,
     train_command,
     transfer_command,
+    weights_command,
 )
 from sat3d.cli.text import printable
 from sat3d.errors import Sat3dError
@@ -62,6 +63,7 @@ app.command("train")(train_command.train)
 app.command("transfer")(transfer_command.transfer)
 app.command("invert")(invert_command.invert)
 app.command("evaluate")(evaluate_command.evaluate)
+app.add_typer(weights_command.weights, name="weights")
 app.command("plugins")(plugins_command.plugins)
 app.command("doctor")(doctor_command.doctor)
 

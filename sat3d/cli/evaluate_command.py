@@ -96,8 +96,11 @@ def _reader(name: str | None, generator: "Generator") -> "Reader":
 def _segmenter(name: str | None, generator: "Generator") -> "Segmenter | None":
     from sat3d.registry import load_segmenter
 
-    name = name or generator.card.goes_with.get("segmenter", "none")
-    return None if name == "none" else load_segmenter(name, None, generator.device)
+    weights = None
+    if name is None:
+        name = generator.card.goes_with.get("segmenter", "none")
+        weights = generator.card.goes_with.get("segmenter_weights")
+    return None if name == "none" else load_segmenter(name, weights, generator.device)
 
 
 def _tell(figures: dict[str, Any], report: Path | None) -> None:

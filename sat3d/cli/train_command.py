@@ -130,8 +130,10 @@ def _qmm(
 ) -> "QMM":
     from sat3d.qmm import QMM
 
-    chosen = _default("clip", "--clip", generator) if name is None else name
-    return QMM.load(pack, chosen, pretrained, generator.device, catalogue)
+    if name is None:
+        name = _default("clip", "--clip", generator)
+        pretrained = pretrained or generator.card.goes_with.get("clip_pretrained")
+    return QMM.load(pack, name, pretrained, generator.device, catalogue)
 
 
 def _segmenter(
@@ -139,10 +141,10 @@ def _segmenter(
 ) -> "Segmenter | None":
     from sat3d.registry import load_segmenter
 
-    chosen = generator.card.goes_with.get("segmenter", "none") if name is None else name
-    if chosen == "none":
-        return None
-    return load_segmenter(chosen, weights, generator.device, catalogue)
+    if name is None:
+        name = generator.card.goes_with.get("segmenter", "none")
+        weights = weights or generator.card.goes_with.get("segmenter_weights")
+    return None if name == "none" else load_segmenter(name, weights, generator.device, catalogue)
 
 
 def _tell(masks: "Masks", folder: Path, as_json: bool) -> None:

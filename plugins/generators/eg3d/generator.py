@@ -10,8 +10,10 @@ from torch import Tensor
 
 from sat3d.errors import InputError
 from sat3d.interfaces import Generator, Render, WeightsCard
+from sat3d.store import resolve
 from sat3d.weights import load_into, load_weights, make_card
 
+from ..stylegan2.layers import NoiseMode
 from .encoder import Encoder
 from .networks import EG3DConfig, TriplaneGenerator, feature_image, uniform_draws
 from .rays import orbit_camera
@@ -62,6 +64,9 @@ class EG3DGenerator(Generator):
         self.resolution = network.superresolution.resolution
         self.latent_dim = network.config.z_dim
         self._planted = dict(planted or {})
+        strengths = [p for n, p in network.named_parameters() if n.endswith("noise_strength")]
+        silent = all(p.item() == 0 for p in strengths)
+        self._noise_mode: NoiseMode = "none" if silent else "const"
 
     @property
     def device(self) -> torch.device:
@@ -125,10 +130,13 @@ class EG3DGenerator(Generator):
                 depth_resolution_importance=self.draft.depth_resolution_importance,
             )
         coarse, fine = uniform_draws(options, size, seed, styles)
-        volume = network.volume(network.planes(styles), camera, size, options, coarse, fine)
+        planes = network.planes(styles, self._noise_mode)
+        # A draft is the first three features; super-resolution needs all of them.
+        channels = 3 if draft else None
+        volume = network.volume(planes, camera, size, options, coarse, fine, channels)
         feature = feature_image(volume, size)
         depth = volume.depth.transpose(1, 2).unflatten(2, (size, size))
-        image = feature[:, :3] if draft else network.superresolve(feature, styles)
+        image = feature if draft else network.superresolve(feature, styles)
         return Render(image, depth)
 
     def encode(self, image: Tensor) -> tuple[Tensor, Tensor] | None:
@@ -141,12 +149,8 @@ class EG3DGenerator(Generator):
 
 
 def load(weights: str | None, device: torch.device) -> EG3DGenerator:
-    """Read a weights file (None: the embedded avatars). Raises InputError."""
-    path = EMBEDDED if weights is None else Path(weights)
-    if path.suffix != ".safetensors":
-        raise InputError(
-            f"cannot use '{weights}' as EG3D weights. Give a .safetensors file written by sat3d."
-        )
+    """Read weights by path or name (None: the embedded avatars). Raises UsageError."""
+    path = EMBEDDED if weights is None else resolve(weights)
     tensors, header = load_weights(path)
     if header.get("architecture") != "eg3d":
         found = header.get("architecture", "no architecture")

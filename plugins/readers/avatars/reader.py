@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from sat3d.errors import InputError
 from sat3d.interfaces import Reader, WeightsCard
+from sat3d.store import resolve
 from sat3d.weights import load_into, load_weights, make_card
 
 BUNDLED = Path(__file__).parent / "weights" / "avatars.safetensors"
@@ -60,8 +61,8 @@ class AvatarReader(Reader):
 
 
 def load(weights: str | None, device: torch.device) -> AvatarReader:
-    """The bundled reader, or one from a .safetensors file of sat3d. Raises InputError."""
-    path = BUNDLED if weights is None else Path(weights)
+    """The bundled reader, or one by path or name of weights. Raises UsageError."""
+    path = BUNDLED if weights is None else resolve(weights)
     tensors, header = load_weights(path)
     try:
         attributes, widths, size = _settings(header)

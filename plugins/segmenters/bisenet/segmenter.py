@@ -9,6 +9,7 @@ from torch import Tensor
 
 from sat3d.errors import InputError
 from sat3d.interfaces import Segmenter, WeightsCard
+from sat3d.store import resolve
 from sat3d.weights import load_into, load_weights, make_card
 
 from .network import BiSeNet
@@ -69,13 +70,8 @@ class BiSeNetSegmenter(Segmenter):
 
 
 def load(weights: str | None, device: torch.device) -> BiSeNetSegmenter:
-    """The bundled segmenter, or one from a .safetensors file. Raises InputError."""
-    path = BUNDLED if weights is None else Path(weights)
-    if path.suffix != ".safetensors":
-        raise InputError(
-            f"segmenter weights '{weights}' are not a .safetensors file. This version reads only "
-            "files written by sat3d; give such a path, or none for the bundled weights."
-        )
+    """The bundled segmenter, or one by path or name of weights. Raises UsageError."""
+    path = BUNDLED if weights is None else resolve(weights)
     tensors, header = load_weights(path)
     width, size = _settings(path, header)
     network = BiSeNet(len(LABELS), width)
