@@ -26,7 +26,8 @@ class Effects:
     size: Tensor
     """Mean absolute effect."""
     consistency: Tensor
-    """Mean effect in standard errors: near 0 where the channel does something else."""
+    """Mean effect in standard errors, every pair's effects scaled to unit length over the channels;
+    near 0 where the channel does something else."""
 
 
 def region_scores(
@@ -93,7 +94,9 @@ def measured_effects(
             generator, qmm, pool, settings, first, second, share.to(pool.styles.device)
         ):
             effect = effect[:, index] * valid[:, None]
-            sums[:, a] += torch.stack([effect.abs(), effect, effect.square()]).sum(dim=1)
+            # Unit length: a pair with a tiny gap would otherwise drown all others.
+            unit = F.normalize(effect, dim=1)
+            sums[:, a] += torch.stack([effect.abs(), unit, unit.square()]).sum(dim=1)
             counts[a] += valid.sum()
     size, mean, square = sums / counts.clamp(min=1)
     tiny = torch.finfo(size.dtype).tiny
@@ -158,13 +161,19 @@ def start_from_regions(scores: Tensor, pack: DescriptorPack, settings: TrainSett
 def start_from_effects(effects: Effects, pack: DescriptorPack, settings: TrainSettings) -> Tensor:
     """Start matrix [A+1, n] from measured effects.
 
-    An attribute takes a channel if at least the set share of the channel's effects is on it, each
-    attribute's effects counted relative to their own sum, and the effect is consistent.
+    An attribute takes a channel if at least the set share of the channel's effects is on it, and
+    the effect is consistent. The evidence is the effects' size, each attribute's relative to
+    their own sum, or their consistency towards the reference: where generator or measurement
+    are rough, a channel that draws something else disturbs an attribute's measurement as much as
+    its own, but as often one way as the other.
     """
     rule = settings.preselection
     tiny = torch.finfo(effects.size.dtype).tiny
-    relative = effects.size / effects.size.sum(dim=1, keepdim=True).clamp(min=tiny)
-    share = relative / relative.sum(dim=0).clamp(min=tiny)
+    if rule.evidence == "size":
+        evidence = effects.size / effects.size.sum(dim=1, keepdim=True).clamp(min=tiny)
+    else:
+        evidence = effects.consistency.clamp(min=0)
+    share = evidence / evidence.sum(dim=0).clamp(min=tiny)
     taken = (share >= rule.share) & (effects.consistency.abs() >= rule.consistency)
     return _start(taken, share, pack, settings)
 

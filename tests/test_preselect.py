@@ -102,6 +102,26 @@ def test_weak_or_inconsistent_effects_leave_a_channel_to_others():
     assert start[3, 0] == 0 and start[3, 2] == rest, "channel 2 is not consistent"
 
 
+def test_consistency_as_evidence_ignores_large_effects_that_go_either_way():
+    size = torch.tensor([[1.0, 9.0, 9.0], [1.0, 9.0, 1.0], [1.0, 9.0, 1.0]])
+    steady = torch.tensor([[5.0, 0.3, -4.0], [0.5, 0.2, 3.0], [0.0, -0.1, 2.5]])
+    settings = override(
+        SETTINGS,
+        [
+            "preselection.evidence=consistency",
+            "preselection.consistency=2",
+            "preselection.share=0.5",
+            "preselection.strength=3",
+        ],
+    )
+    start = start_from_effects(Effects(size, steady), PACK, settings)
+    rest = settings.others_start
+    # Channel 0: 5 of 5.5; channel 1: nothing is consistent; channel 2: away from attribute 0's
+    # references, and 3 of 5.5 on attribute 1.
+    wanted = [[3.0, 0, 0], [0, 0, 3], [0, 0, 0], [0, rest, 0]]
+    torch.testing.assert_close(start, torch.tensor(wanted))
+
+
 @pytest.mark.parametrize("how", ["preselection.by=none", "preselection.by=region"])
 def test_without_scores_all_start_as_others(pool, how):
     settings = override(PRESETS["paper"], [how])
