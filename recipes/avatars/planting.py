@@ -1,7 +1,7 @@
 """What is planted in the generator: zeros, so that every style channel depends on one factor."""
 
 import torch
-from sat3d_plugins.generators.eg3d.networks import TriplaneGenerator
+from sat3d_plugins.generators.eg3d.networks import EG3DConfig, TriplaneGenerator
 from sat3d_plugins.generators.stylegan2.networks import modulated
 from torch import Tensor, nn
 
@@ -49,7 +49,7 @@ def apply_masks(module: nn.Module, masks: dict[str, Tensor]) -> None:
             parameter.zero_()
 
 
-def new_network(config, seed: int) -> TriplaneGenerator:
+def new_network(config: EG3DConfig, seed: int) -> TriplaneGenerator:
     """A freshly initialised generator, planted."""
     torch.manual_seed(seed)
     network = TriplaneGenerator(config)

@@ -191,8 +191,6 @@ class ToRGB(nn.Module):
 class SynthesisBlock(nn.Module):
     """One resolution of the 'skip' architecture: up to two convolutions and a toRGB."""
 
-    resample_filter: Tensor
-
     def __init__(
         self,
         inputs: int,
