@@ -8,7 +8,7 @@ import torch
 from sat3d_plugins.generators.stylegan2 import generator as plugin
 from sat3d_plugins.generators.stylegan2.generator import StyleGAN2Config, StyleGAN2Generator, load
 from sat3d_plugins.generators.stylegan2.half import in_range
-from sat3d_plugins.generators.stylegan2.layers import modulated_conv
+from sat3d_plugins.generators.stylegan2.layers import low_pass_filter, modulated_conv, upsample
 
 from sat3d.errors import InputError, UsageError
 from sat3d.registry import load_generator
@@ -151,6 +151,27 @@ def test_weights_of_another_architecture_are_refused(tmp_path):
         load(str(tmp_path / "x.safetensors"), CPU)
     with pytest.raises(UsageError, match="unknown weights 'nowhere'"):
         load("nowhere", CPU)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 5), (8, 8)])
+def test_up_sampling_and_its_gradients_are_those_of_zero_insertion_and_a_filter(size):
+    source = torch.Generator().manual_seed(0)
+    image = torch.randn(2, 3, *size, generator=source, dtype=torch.float64, requires_grad=True)
+    large = (2, 3, 2 * size[0], 2 * size[1])
+    added = torch.randn(large, generator=source, dtype=torch.float64, requires_grad=True)
+    kernel = (low_pass_filter().double() * 4).expand(3, 1, 4, 4)
+    wanted = torch.nn.functional.conv_transpose2d(image, kernel, stride=2, padding=1, groups=3)
+    cotangent = torch.randn(large, generator=source, dtype=torch.float64)
+    both = upsample(image, added)
+    for found, plain in ((upsample(image), wanted), (both, wanted + added)):
+        assert torch.allclose(found, plain, rtol=0, atol=1e-12)
+        slopes = [
+            torch.autograd.grad(y, image, cotangent, retain_graph=True)[0] for y in (found, plain)
+        ]
+        assert torch.allclose(*slopes, rtol=0, atol=1e-12)
+    assert torch.equal(torch.autograd.grad(both, added, cotangent)[0], cotangent)
+    with torch.no_grad():
+        assert torch.allclose(upsample(image, added), both, rtol=0, atol=1e-12)
 
 
 def test_scaling_into_the_range_of_half_changes_nothing_after_demodulation():

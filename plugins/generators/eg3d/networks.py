@@ -4,7 +4,7 @@ State-dict compatible with the published code. Two numbers that the published co
 settings here: the plane resolution (256) and the width of w (512).
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -100,9 +100,12 @@ class TriplaneGenerator(nn.Module):
 
     def planes(self, styles: Tensor, noise_mode: NoiseMode = "const") -> Tensor:
         """Flat styles [B, N] to tri-planes [B, 3, 32, P, P]."""
+        planes = _joined(self._planes(part, noise_mode) for part in _few(styles))
+        return planes.unflatten(1, (3, 32))
+
+    def _planes(self, styles: Tensor, noise_mode: NoiseMode) -> Tensor:
         pieces = stylegan2.under(self.layout.split(styles), BACKBONE)
-        planes = self.backbone.synthesis(pieces, noise_mode)
-        return planes.view(len(planes), 3, 32, *planes.shape[-2:])
+        return self.backbone.synthesis(pieces, noise_mode)
 
     def volume(
         self,
@@ -131,8 +134,24 @@ class TriplaneGenerator(nn.Module):
 
     def superresolve(self, feature: Tensor, styles: Tensor) -> Tensor:
         """Feature image [B, 32, r, r] and flat styles [B, N] to [B, 3, R, R]."""
+        parts = zip(_few(feature), _few(styles), strict=True)
+        return _joined(self._superresolve(*part) for part in parts)
+
+    def _superresolve(self, feature: Tensor, styles: Tensor) -> Tensor:
         pieces = stylegan2.under(self.layout.split(styles), SUPERRES)
         return self.superresolution(feature[:, :3], feature, pieces, self.config.sr_noise_mode)
+
+
+def _few(batch: Tensor) -> tuple[Tensor, ...]:
+    """A batch in parts to draw one after the other: on a CPU that keeps no features for a
+    gradient two images each, whose features stay in its caches; else all at once."""
+    alone = batch.device.type == "cpu" and not torch.is_grad_enabled()
+    return batch.split(2) if alone else (batch,)
+
+
+def _joined(parts: Iterable[Tensor]) -> Tensor:
+    drawn = list(parts)
+    return drawn[0] if len(drawn) == 1 else torch.cat(drawn)
 
 
 def feature_image(volume: VolumeRender, resolution: int) -> Tensor:

@@ -6,7 +6,7 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..stylegan2.layers import NoiseMode, SynthesisBlock, low_pass_filter
+from ..stylegan2.layers import NoiseMode, SynthesisBlock, low_pass_filter, pixels_first
 
 Factor = Literal["2X", "4X", "8X", "8XDC"]
 
@@ -58,7 +58,7 @@ class SuperResolution(nn.Module):
         # As published: 4X only enlarges, the others resize whenever the sizes differ.
         if size < wanted or (size > wanted and self.factor != "4X"):
             x, rgb = self._resize(x), self._resize(rgb)
-        x, rgb = self.block0(x, rgb, styles, "block0", noise_mode)
+        x, rgb = self.block0(pixels_first(x), rgb, styles, "block0", noise_mode)
         return self.block1(x, rgb, styles, "block1", noise_mode)[1]
 
     def _resize(self, x: Tensor) -> Tensor:

@@ -1,10 +1,16 @@
 """Volume rendering of tri-planes: sampling, decoding, ray marching (EG3D, Chan et al. 2022).
 
 Everything is a function of its arguments. Shapes: M rays, S samples on a ray, C plane channels.
+
+Two things make it fast. A sample's colour counts with half the weights of the two intervals it
+bounds, so colours are never sorted, only these shares are put back in the order of the samples.
+And a CPU finds features by rows of a table and, without gradients, draws in pieces that fit its
+caches.
 """
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +18,12 @@ from torch import Tensor, nn
 
 from ..stylegan2.layers import FullyConnected
 from .rays import box_limits
+
+AXES = ((0, 1), (0, 2), (2, 0))
+"""Which coordinates the planes' columns and rows are. The third plane is (z, x), not (y, z): the
+published weights were trained so."""
+PIECE = 1 << 15
+"""Samples of a piece on a CPU: their hidden layer takes 8 MB."""
 
 
 @dataclass(frozen=True)
@@ -45,34 +57,76 @@ class Decoder(nn.Module):
         The density is a parameter: the ray marcher applies softplus(x - 1). With ``channels`` only
         the first so many colours are computed.
         """
+        raw, density = self.raw(features, channels)
+        return raw * 1.002 - 0.001, density
+
+    def raw(self, features: Tensor, channels: int | None = None) -> tuple[Tensor, Tensor]:
+        """As ``forward``, but colours before they are stretched by 1.002 and moved by -0.001."""
         rows = 1 + (self.outputs if channels is None else channels)
         hidden, last = self.net[1](self.net[0](features)), self.net[2]
         assert isinstance(last, FullyConnected)
         weight, bias = last.weight[:rows] * last.weight_gain, last.bias[:rows] * last.bias_gain
         x = F.linear(hidden, weight, bias)
-        return x[..., 1:].sigmoid() * 1.002 - 0.001, x[..., :1]
+        return x[..., 1:].sigmoid(), x[..., :1]
 
 
 def project(points: Tensor) -> Tensor:
-    """Points [B, P, 3] to plane coordinates [B, 3, P, 2]: (x, y), (x, z), (z, x).
+    """Points [B, P, 3] to plane coordinates [B, 3, P, 2]: (x, y), (x, z), (z, x)."""
+    return torch.stack([points[..., pair] for pair in AXES], dim=1)
 
-    The third plane is (z, x), not (y, z): the published weights were trained so.
+
+def mean_features(planes: Tensor, points: Tensor, box_warp: float) -> Tensor:
+    """Bilinear features [B, P, C] of planes [B, 3, C, H, W] at points [B, P, 3]: the planes' mean.
+
+    Zero outside the box of side ``box_warp``. Differentiable in planes and points.
     """
-    x, y, z = points.unbind(dim=-1)
-    pairs = ((x, y), (x, z), (z, x))
-    return torch.stack([torch.stack(pair, dim=-1) for pair in pairs], dim=1)
-
-
-def sample_planes(planes: Tensor, points: Tensor, box_warp: float) -> Tensor:
-    """Bilinear plane features: planes [B, 3, C, H, W], points [B, P, 3] to [B, 3, P, C].
-
-    Zero outside the box of side ``box_warp``.
-    """
-    batch, count, channels = planes.shape[:3]
+    if planes.device.type == "cpu":
+        return _look_up(planes, points / box_warp)
     grid = project(points * (2 / box_warp)).flatten(0, 1)[:, None]
     flat = planes.flatten(0, 1)
     out = F.grid_sample(flat, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-    return out.view(batch, count, channels, -1).transpose(2, 3)
+    return out.view(*planes.shape[:3], -1).mean(dim=1).transpose(1, 2)
+
+
+def _look_up(planes: Tensor, points: Tensor) -> Tensor:
+    """As :func:`mean_features`, points in units of the box: each the weighted sum of 12 rows.
+
+    The sum is grid_sample's, but a row of the table is a pixel of a plane with all its channels,
+    side by side in memory. If the planes are stored so, as the backbone leaves them, the table
+    costs nothing.
+    """
+    batch, count, channels, height, width = planes.shape
+    table = planes.permute(0, 3, 4, 1, 2).reshape(-1, channels)
+    image = torch.arange(batch, dtype=torch.int32, device=planes.device)[:, None] * height
+    pixels: dict[tuple[int, int], tuple[tuple[Tensor, Tensor], ...]] = {}
+    for axis, size in {(pair[k], (width, height)[k]) for pair in AXES for k in (0, 1)}:
+        pixels[axis, size] = _neighbours(points[..., axis], size)
+    rows, shares = [], []
+    for k, (across, down) in enumerate(AXES):
+        for y, y_share in pixels[down, height]:
+            line, y_share = (image + y) * (width * count) + k, y_share / count
+            for x, x_share in pixels[across, width]:
+                rows.append(line + x * count)
+                shares.append(x_share * y_share)
+    index = torch.stack(rows, dim=-1).flatten(0, 1)
+    share = torch.stack(shares, dim=-1).flatten(0, 1).to(table.dtype)
+    out = F.embedding_bag(index, table, mode="sum", per_sample_weights=share)
+    return out.view(batch, -1, channels)
+
+
+def _neighbours(coordinate: Tensor, size: int) -> tuple[tuple[Tensor, Tensor], ...]:
+    """The pixels before and after a coordinate in units of the box: (int32 index, share), twice.
+
+    A pixel outside has the share 0.
+    """
+    position = (coordinate * size + (size - 1) / 2).clamp(-1, size)
+    low = position.detach().floor().nan_to_num(0.0).clamp(max=size - 1)
+    after = position - low
+    # What the last factors multiply by is 0 for the pixels -1 and size, and 1 for all others.
+    before = (1 - after) * (low + 1).clamp(max=1)
+    after = after * (size - 1 - low).clamp(max=1)
+    first = low.int()
+    return (first.clamp(min=0), before), ((first + 1).clamp(max=size - 1), after)
 
 
 def query(
@@ -83,7 +137,8 @@ def query(
     channels: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Colour [B, P, 32 or ``channels``] and density parameter [B, P, 1] at points [B, P, 3]."""
-    return decoder(sample_planes(planes, points, box_warp).mean(dim=1), channels)
+    colors, density = decoder(mean_features(planes, points, box_warp), channels)
+    return colors, density
 
 
 def stratified_depths(near: Tensor, far: Tensor, uniform: Tensor, disparity: bool) -> Tensor:
@@ -108,26 +163,6 @@ def ray_weights(densities: Tensor, depths: Tensor) -> Tensor:
     passed = torch.cumprod(1 - alpha + 1e-10, dim=2)
     passed = torch.cat([torch.ones_like(passed[:, :, :1]), passed[:, :, :-1]], dim=2)
     return alpha * passed
-
-
-def march(
-    colors: Tensor, densities: Tensor, depths: Tensor, white_back: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Composite sorted samples [B, M, S, *] to (features [B, M, C] in (-1, 1), depth, weights).
-
-    Works on the midpoints of neighbouring samples, so weights are [B, M, S-1, 1]. Depth [B, M, 1]
-    is normalised by the weight sum and clamped to the sample depths of the whole batch.
-    """
-    weights = ray_weights(densities, depths)
-    color = (colors[:, :, 1:] + colors[:, :, :-1]) / 2
-    middle = (depths[:, :, 1:] + depths[:, :, :-1]) / 2
-    total = weights.sum(dim=2)
-    depth = ((weights * middle).sum(dim=2) / total).nan_to_num(float("inf"))
-    depth = depth.clamp(depths.min(), depths.max())
-    feature = (weights * color).sum(dim=2)
-    if white_back:
-        feature = feature + 1 - total
-    return feature * 2 - 1, depth, weights
 
 
 def inverse_cdf(bins: Tensor, weights: Tensor, uniform: Tensor) -> Tensor:
@@ -207,28 +242,113 @@ def render_rays(
 
     ``coarse_depths`` is [B, M, S, 1]. ``fine`` is the uniform draws [B*M, S'] of the importance
     sampling, or the depths [B, M, S', 1] themselves, or None for a single pass. ``channels``
-    renders only the first so many features.
+    renders only the first so many features. Depth is normalised by the weight sum and clamped to
+    the sample depths of the whole batch.
     """
+    batch, rays, count = coarse_depths.shape[:3]
+    if fine is not None and not fine_are_depths:
+        fine = fine.view(batch, rays, -1, 1)
 
-    def decode(depths: Tensor) -> tuple[Tensor, Tensor]:
-        batch, rays, count = depths.shape[:3]
-        points = (origins[:, :, None] + depths * directions[:, :, None]).flatten(1, 2)
-        color, density = query(planes, decoder, points, options.box_warp, channels)
-        return color.view(batch, rays, count, -1), density.view(batch, rays, count, 1)
+    def draw(planes: Tensor, at: tuple[slice, slice]) -> VolumeRender:
+        sample = _sampler(planes, decoder, origins[at], directions[at], options, channels)
+        given = None if fine is None else fine[at]
+        return _march(sample, coarse_depths[at], given, fine_are_depths, options.white_back)
 
-    colors, densities = decode(coarse_depths)
+    if planes.device.type == "cpu":
+        step = rays if torch.is_grad_enabled() else max(1, PIECE // count)
+        some = [slice(m, m + step) for m in range(0, rays, step)]
+        images = [(p, slice(b, b + 1)) for b, p in enumerate(planes.split(1))]
+        drawn = _join([_join([draw(p, (b, m)) for m in some], 1) for p, b in images], 0)
+    else:
+        drawn = draw(planes, (slice(None), slice(None)))
+    every = [coarse_depths] if drawn.fine_depths is None else [coarse_depths, drawn.fine_depths]
+    nearest = torch.stack([d.min() for d in every]).min()
+    farthest = torch.stack([d.max() for d in every]).max()
+    return replace(drawn, depth=drawn.depth.clamp(nearest, farthest))
+
+
+Sampler = Callable[[Tensor], tuple[Tensor, Callable[[Tensor], Tensor]]]
+"""Depths [B, M, S, 1] to densities [B, M, S, 1] and a function from shares [B, M, S, 1] to the sum
+of the samples' colours [B, M, C], each times its share."""
+
+
+def _sampler(
+    planes: Tensor,
+    decoder: Decoder,
+    origins: Tensor,
+    directions: Tensor,
+    options: VolumeOptions,
+    channels: int | None,
+) -> Sampler:
+    """How the samples of some rays are decoded."""
+    # Coordinates come first in memory: every step of the lookup works on one of them.
+    start, way = (x.movedim(-1, 0)[..., None].contiguous() for x in (origins, directions))
+
+    def sample(depths: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        points = (start + depths.squeeze(-1) * way).movedim(0, -1).flatten(1, 2)
+        raw, density = decoder.raw(mean_features(planes, points, options.box_warp), channels)
+        raw = raw.view(*depths.shape[:3], -1)
+
+        def blend(share: Tensor) -> Tensor:
+            return (share * raw).sum(dim=2) * 1.002 - 0.001 * share.sum(dim=2)
+
+        return density.view_as(depths), blend
+
+    return sample
+
+
+def _march(
+    sample: Sampler,
+    coarse: Tensor,
+    fine: Tensor | None,
+    fine_are_depths: bool,
+    white_back: bool,
+) -> VolumeRender:
+    """Both passes over some rays; their depth is not clamped yet."""
+    density, blend = sample(coarse)
     if fine is None:
-        feature, depth, weights = march(colors, densities, coarse_depths, options.white_back)
-        return VolumeRender(feature, depth, weights, coarse_depths, None)
+        weights, shares, depth = composite(density, coarse)
+        feature = blend(shares)
+        return VolumeRender(_scaled(feature, weights, white_back), depth, weights, coarse, None)
     coarse_weights = None
     if not fine_are_depths:
         with torch.no_grad():
-            coarse_weights = ray_weights(densities, coarse_depths)
-        fine = importance_depths(coarse_depths, coarse_weights, fine)
-    more = decode(fine)
-    depths, order = torch.cat([coarse_depths, fine], dim=2).sort(dim=2)
-    colors = torch.cat([colors, more[0]], dim=2)
-    colors = colors.gather(2, order.expand(-1, -1, -1, colors.shape[-1]))
-    densities = torch.cat([densities, more[1]], dim=2).gather(2, order)
-    feature, depth, weights = march(colors, densities, depths, options.white_back)
-    return VolumeRender(feature, depth, weights, coarse_depths, fine, coarse_weights)
+            coarse_weights = ray_weights(density, coarse)
+        fine = importance_depths(coarse, coarse_weights, fine.flatten(0, 1).squeeze(-1))
+    more, blend_more = sample(fine)
+    depths, order = torch.cat([coarse, fine], dim=2).sort(dim=2)
+    weights, shares, depth = composite(torch.cat([density, more], dim=2).gather(2, order), depths)
+    shares = torch.zeros_like(shares).scatter(2, order, shares)
+    first, second = shares.split([coarse.shape[2], fine.shape[2]], dim=2)
+    feature = _scaled(blend(first) + blend_more(second), weights, white_back)
+    return VolumeRender(feature, depth, weights, coarse, fine, coarse_weights)
+
+
+def composite(densities: Tensor, depths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Sorted samples [B, M, S, 1] to interval weights [B, M, S-1, 1], what each sample counts
+    [B, M, S, 1], and the depth [B, M, 1], which is infinite where a ray meets nothing.
+
+    An interval has the mean colour and depth of its ends, so each end has half its weight.
+    """
+    weights = ray_weights(densities, depths)
+    shares = (F.pad(weights, (0, 0, 1, 0)) + F.pad(weights, (0, 0, 0, 1))) / 2
+    depth = (shares * depths).sum(dim=2) / weights.sum(dim=2)
+    return weights, shares, depth.nan_to_num(float("inf"))
+
+
+def _scaled(color: Tensor, weights: Tensor, white_back: bool) -> Tensor:
+    """Composited colours [B, M, C] to (-1, 1), before white where asked for."""
+    back = 1 - weights.sum(dim=2) if white_back else 0.0
+    return (color + back) * 2 - 1
+
+
+def _join(parts: list[VolumeRender], dim: int) -> VolumeRender:
+    """Parts one after the other; a field that is None stays None."""
+    if len(parts) == 1:
+        return parts[0]
+    columns = {f.name: [getattr(part, f.name) for part in parts] for f in fields(VolumeRender)}
+    joined: dict[str, Any] = {
+        name: None if values[0] is None else torch.cat(values, dim)
+        for name, values in columns.items()
+    }
+    return VolumeRender(**joined)
