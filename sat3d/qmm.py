@@ -6,12 +6,17 @@ image is encoded once for all groups.
 """
 
 import difflib
-from collections.abc import Callable, Mapping, Sequence
+import logging
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sat3d.descriptors import DescriptorPack, Rule
@@ -21,6 +26,11 @@ from sat3d.specs import ClipSpec
 from sat3d.weights import fingerprint
 
 Tokenizer = Callable[[list[str]], Tensor]
+WORDS = "token_embedding.weight"
+"""The table [V, W] of a text encoder, one row per token of the vocabulary."""
+IDS, ROWS = f"{WORDS}.ids", f"{WORDS}.rows"
+"""What stands for the table in a file whose training saw few tokens: see :func:`pack_words`."""
+_log = logging.getLogger(__name__)
 
 
 class QMM:
@@ -49,6 +59,7 @@ class QMM:
         self.image_size = image_size
         self._model = cast(Any, model.eval().requires_grad_(False))
         self._tokenizer = tokenizer
+        self._unseen = _unseen(model)
         device = next(model.parameters()).device
         self._mean = torch.tensor(mean, device=device).view(3, 1, 1)
         self._std = torch.tensor(std, device=device).view(3, 1, 1)
@@ -112,10 +123,29 @@ class QMM:
 
     @torch.no_grad()
     def encode_phrases(self, phrases: Sequence[str]) -> Tensor:
-        """Phrases in the pack's template to embeddings [D, E] float32 of length 1."""
-        tokens = self._tokenizer([self.pack.prompt(p) for p in phrases]).to(self._mean.device)
+        """Phrases in the pack's template to embeddings [D, E] float32 of length 1.
+
+        Words of which the model's training saw no token are named in a warning of ``logging``.
+        """
+        prompts = [self.pack.prompt(p) for p in phrases]
+        tokens = self._tokenizer(prompts).to(self._mean.device)
+        self._warn(prompts, tokens)
         embedding: Tensor = self._model.encode_text(tokens, normalize=True)
         return embedding.float()
+
+    def _warn(self, prompts: list[str], tokens: Tensor) -> None:
+        """Name the words that mean nothing to the model; says nothing where it knows them all."""
+        if self._unseen is None or not self._unseen[tokens].any():
+            return
+        words = sorted({word for prompt in prompts for word in prompt.split()})
+        unseen = self._unseen[self._tokenizer(words).to(tokens.device)].any(dim=1).tolist()
+        named = [f"'{word}'" for word, new in zip(words, unseen, strict=True) if new]
+        _log.warning(
+            "text-image model '%s' was never trained on %s: phrases with these words are not "
+            "measured reliably. Use other words or another --clip.",
+            self.identity.get("name", ""),
+            ", ".join(named),
+        )
 
     def encode_image(self, image: Tensor) -> Tensor:
         """Image [B, 3, H, W] in [-1, 1], any size, to [B, E] of length 1; differentiable."""
@@ -256,9 +286,10 @@ def _create(name: str, weights: str | None, device: torch.device) -> torch.nn.Mo
 
     is_file = weights is not None and Path(weights).is_file()
     try:
-        model: torch.nn.Module = open_clip.create_model(
-            name, pretrained=weights, device=device, require_pretrained=True
-        )
+        with _plain(name, weights) as file:
+            model: torch.nn.Module = open_clip.create_model(
+                name, pretrained=file, device=device, require_pretrained=True
+            )
     except Exception as error:  # open_clip raises whatever its loaders and downloaders raise
         reason = " ".join(str(error).split())[:300]
         if is_file or name.startswith("local-dir:"):
@@ -271,3 +302,71 @@ def _create(name: str, weights: str | None, device: torch.device) -> torch.nn.Mo
             "Connect to the network, or give --clip-pretrained the path of a downloaded file."
         ) from error
     return model
+
+
+# ---------------------------------------------------------------- files with few words
+
+
+def pack_words(state: Mapping[str, Tensor], seen: Tensor) -> dict[str, Tensor]:
+    """A state dict whose table of words is only the rows of the tokens ``seen`` [K], sorted.
+
+    The tensor WORDS [V, W] becomes IDS [K] int32 and ROWS [K, W]. Of 49408 tokens a text encoder
+    of a narrow domain may have seen a hundred; the other rows are what it started from.
+    """
+    rest = {key: value for key, value in state.items() if key != WORDS}
+    return rest | {IDS: seen.int(), ROWS: state[WORDS][seen]}
+
+
+def unpack_words(tensors: Mapping[str, Tensor], vocabulary: int) -> dict[str, Tensor]:
+    """The inverse of :func:`pack_words`: a state dict with a full table [vocabulary, W].
+
+    A token never seen gets a zero row: it adds nothing to its position's embedding, while the
+    random row it started from would move a phrase in a direction without meaning. A zero row is
+    therefore also how unseen tokens are known. Raises InputError for IDS and ROWS that do not fit.
+    """
+    ids, rows = tensors[IDS], tensors[ROWS]
+    if ids.ndim != 1 or rows.ndim != 2 or len(ids) != len(rows) or ids.is_floating_point():
+        found = f"{ids.dtype} {tuple(ids.shape)} and {tuple(rows.shape)}"
+        raise InputError(f"'{IDS}' and '{ROWS}' are {found}, not K integers and K rows.")
+    ids = ids.long()
+    if len(ids) and not (ids[0] >= 0 and (ids.diff() > 0).all() and ids[-1] < vocabulary):
+        raise InputError(f"'{IDS}' are not rising numbers from 0 to {vocabulary - 1}.")
+    table = rows.new_zeros(vocabulary, rows.shape[1])
+    table[ids] = rows
+    return {k: v for k, v in tensors.items() if k not in (IDS, ROWS)} | {WORDS: table}
+
+
+@contextmanager
+def _plain(name: str, weights: str | None) -> Iterator[str | None]:
+    """The weights as open_clip reads them, which is only from files: packed words unpacked."""
+    if weights is None or not _is_packed(Path(weights)):
+        yield weights
+        return
+    import open_clip
+
+    text = (open_clip.get_model_config(name) or {}).get("text_cfg", {})
+    tensors = unpack_words(load_file(weights), text.get("vocab_size", 49408))
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / Path(weights).name
+        save_file(tensors, file)
+        yield str(file)
+
+
+def _is_packed(path: Path) -> bool:
+    """Whether it is a .safetensors with packed words; anything unreadable is left to open_clip."""
+    if path.suffix != ".safetensors" or not path.is_file():
+        return False
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            return {IDS, ROWS} <= set(file.keys())
+    except (SafetensorError, OSError):
+        return False
+
+
+def _unseen(model: torch.nn.Module) -> Tensor | None:
+    """[V] bool, true for tokens whose row of the table is zero; None where there is no such."""
+    tables = (p for n, p in model.named_parameters() if f".{n}".endswith(f".{WORDS}"))
+    for table in tables:
+        unseen: Tensor = ~table.detach().bool().any(dim=1)
+        return unseen if unseen.any() else None
+    return None

@@ -1,4 +1,4 @@
-"""The measuring module, on a tiny open_clip model with random weights, and the bundled model."""
+"""The measuring module, on a tiny open_clip model with random weights."""
 
 import json
 from pathlib import Path
@@ -6,11 +6,11 @@ from pathlib import Path
 import open_clip
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from sat3d.descriptors import DescriptorPack, parse_pack
 from sat3d.errors import InputError, Sat3dError, UsageError
-from sat3d.qmm import QMM
+from sat3d.qmm import IDS, QMM, ROWS, WORDS, pack_words, unpack_words
 from sat3d.registry import Catalogue, Offer
 from sat3d.specs import ClipSpec
 
@@ -198,6 +198,89 @@ def test_a_path_replaces_the_weights_of_a_plugins_model(
     assert found.identity["fingerprint"] == wanted.identity["fingerprint"]
 
 
+# ---------------------------------------------------------------- packed words
+
+
+def seen_tokens(pack: DescriptorPack) -> torch.Tensor:
+    rules = (*pack.pool.exclude, *pack.pool.quotas)
+    said = [p for a in pack.attributes for g in a.groups for p in g.phrases]
+    said += [p for rule in rules for p in rule.phrases]
+    return open_clip.tokenize([pack.prompt(p) for p in said], context_length=12).unique()
+
+
+@pytest.fixture(scope="module")
+def few_words(spec: ClipSpec, pack: DescriptorPack, tmp_path_factory: pytest.TempPathFactory):
+    """The model's weights with the rows of the pack's words only, packed."""
+    packed = pack_words(load_file(spec.weights), seen_tokens(pack))
+    path = tmp_path_factory.mktemp("packed") / "packed.safetensors"
+    save_file(packed, path)
+    return path
+
+
+def test_packed_words_measure_exactly_as_the_full_table(
+    pack: DescriptorPack,
+    spec: ClipSpec,
+    qmm: QMM,
+    few_words: Path,
+    image: torch.Tensor,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    found = QMM.load(pack, spec.name, str(few_words), CPU, offering(spec))
+    assert torch.equal(found.phrases, qmm.phrases)
+    assert torch.equal(found.measure(image), qmm.measure(image))
+    assert found.identity["pretrained"] == "packed.safetensors"
+    assert not [r for r in caplog.records if r.name.startswith("sat3d")]
+    # 49408 rows of 16 halves are 1.6 MB.
+    assert few_words.stat().st_size < spec.weights.stat().st_size - 1_500_000
+
+
+def test_unpacking_is_the_inverse_of_packing_but_for_rows_never_seen() -> None:
+    table, seen = torch.randn(9, 4), torch.tensor([0, 3, 8])
+    packed = pack_words({WORDS: table, "other": torch.ones(2)}, seen)
+    assert packed.keys() == {IDS, ROWS, "other"}
+    state = unpack_words(packed, 9)
+    assert state.keys() == {WORDS, "other"}
+    assert torch.equal(state[WORDS][seen], table[seen])
+    assert state[WORDS].bool().any(dim=1).nonzero().squeeze(1).tolist() == [0, 3, 8]
+
+
+def test_words_never_seen_are_named_and_known_ones_are_not(
+    pack: DescriptorPack, spec: ClipSpec, few_words: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    qmm = QMM.load(pack, spec.name, str(few_words), CPU, offering(spec))
+    caplog.clear()
+    qmm.encode_phrases(["apples", "purple melons and one violin"])
+    (record,) = [r for r in caplog.records if r.name == "sat3d.qmm"]
+    assert "never trained on 'and', 'purple', 'violin':" in record.getMessage()
+
+
+@pytest.mark.parametrize(
+    ("ids", "rows"),
+    [
+        (torch.tensor([0, 49408]), torch.ones(2, 16)),
+        (torch.tensor([-1, 5]), torch.ones(2, 16)),
+        (torch.tensor([5, 5]), torch.ones(2, 16)),
+        (torch.tensor([5, 6]), torch.ones(3, 16)),
+        (torch.tensor([5.0, 6.0]), torch.ones(2, 16)),
+        (torch.tensor([[5, 6]]), torch.ones(2, 16)),
+        (torch.tensor([5, 6]), torch.ones(2)),
+        (torch.tensor([5, 6]), torch.ones(2, 17)),
+    ],
+)
+def test_packed_words_that_do_not_fit_are_refused(
+    pack: DescriptorPack, spec: ClipSpec, tmp_path: Path, ids: torch.Tensor, rows: torch.Tensor
+) -> None:
+    state = load_file(spec.weights)
+    del state[WORDS]
+    path = tmp_path / "bad.safetensors"
+    save_file({**state, IDS: ids, ROWS: rows}, path)
+    with pytest.raises(
+        InputError, match=r"bad\.safetensors' does not fit text-image model"
+    ) as caught:
+        load(pack, spec.name, str(path), spec)
+    assert "\n" not in str(caught.value)
+
+
 # ---------------------------------------------------------------- what goes wrong
 
 
@@ -275,53 +358,3 @@ def test_a_plugins_model_without_its_files_is_refused(
     broken = ClipSpec("broken", "", tmp_path / "none.json", spec.weights)
     with pytest.raises(InputError, match="cannot read"):
         load(pack, "broken", None, broken)
-
-
-# ---------------------------------------------------------------- the bundled model
-
-
-@pytest.fixture(scope="module")
-def bundled() -> QMM:
-    from sat3d_plugins import descriptors
-    from sat3d_plugins.clip import AVATARS
-
-    from sat3d.descriptors import load_pack
-
-    if not AVATARS.weights.is_file():
-        pytest.skip("the bundled text-image weights are not there")
-    faces = load_pack(Path(descriptors.__file__).parent / "faces.yaml")
-    return QMM.load(faces, AVATARS.name, None, CPU, offering(AVATARS))
-
-
-@pytest.fixture(scope="module")
-def heads() -> torch.Tensor:
-    """Eight heads without hats, seen from the front."""
-    from recipes.avatars import world
-    from recipes.renderer import orbit_camera
-
-    factors = world.sample_factors(40, torch.Generator().manual_seed(77))
-    hat = [f.name for f in world.FACTORS].index("hat")
-    bare = factors[(factors.classes[:, hat] == 0).nonzero().squeeze(1)[:8]]
-    yaw = torch.linspace(-0.3, 0.3, 8)
-    return world.render(bare, orbit_camera(yaw, 0 * yaw), 64, supersample=1).image
-
-
-def test_the_bundled_model_is_soft_on_its_domain(bundled: QMM, heads: torch.Tensor) -> None:
-    # A saturated model gives no gradient at the source, and training fails: docs of the recipe.
-    confidence = bundled.confidence(heads)
-    assert 0.6 <= confidence.mean() <= 0.92
-    assert confidence.max() <= 0.97
-
-
-def test_the_bundled_model_gives_every_attribute_a_gradient(
-    bundled: QMM, heads: torch.Tensor
-) -> None:
-    image = heads.clone().requires_grad_()
-    found = bundled.measure(image)
-    for row in range(len(bundled.pack.attributes)):
-        mine = found[:, bundled.attribute_of_phrase == row]
-        target = torch.full_like(mine, 1 / mine.shape[1])
-        gradient = torch.autograd.grad((mine - target).abs().sum(), image, retain_graph=True)[0]
-        size = gradient.flatten(1).norm(dim=1)
-        # Of a saturated model most gradients are 0 or below 1e-4; of a soft one they are near 0.1.
-        assert size.median() > 1e-3

@@ -25,7 +25,7 @@ from recipes.avatars.captions import QUESTIONS, TEMPLATES, Question, check, writ
 from recipes.avatars.data import Renders, augment, shrunk, to_float
 from recipes.avatars.fitting import Options, datasets, fit, forget, options
 from sat3d.descriptors import DescriptorPack, load_pack
-from sat3d.qmm import QMM
+from sat3d.qmm import QMM, pack_words
 from sat3d.registry import Catalogue, Offer
 from sat3d.weights import save_weights
 
@@ -179,13 +179,14 @@ class Trainer:
 
 
 def half(model: torch.nn.Module, bank: TextBank) -> dict[str, Tensor]:
-    """The state dict in half precision; words never seen get a zero embedding, not noise."""
+    """The state dict in half precision, with the rows of only those tokens that training saw.
+
+    These are all tokens of all wordings and captions, and the ones that begin, end and pad them.
+    """
     state = {key: value.detach().cpu() for key, value in model.state_dict().items()}
     seen = torch.cat([bank.answers.flatten(), bank.captions.flatten()]).unique().cpu()
-    words = torch.zeros_like(state["token_embedding.weight"])
-    words[seen] = state["token_embedding.weight"][seen]
-    state["token_embedding.weight"] = words
-    return {k: v.half() if v.is_floating_point() else v for k, v in state.items()}
+    packed = pack_words(state, seen)
+    return {k: v.half() if v.is_floating_point() else v for k, v in packed.items()}
 
 
 def load_qmm(pack: DescriptorPack, weights: Path, device: torch.device) -> QMM:
