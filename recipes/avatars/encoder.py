@@ -17,7 +17,7 @@ from torch import Tensor
 
 from recipes.avatars.codes import factors_to_w
 from recipes.avatars.data import Renders, augment, shrunk, to_float
-from recipes.avatars.fitting import datasets, fit, forget, options
+from recipes.avatars.fitting import datasets, fit, forget, muon, options
 from sat3d.weights import load_weights, read_header, save_weights
 
 OUT = Path("work/avatars/encoder.safetensors")
@@ -85,12 +85,14 @@ def train() -> None:
     training, held_out = datasets(chosen)
     torch.manual_seed(chosen.seed)
     device = torch.device(chosen.device)
-    config: dict[str, Any] = {"w_dim": factors_to_w(held_out.factors[:1]).shape[1], "size": 128}
-    config |= {"widths": [32, 64, 128, 192, 192], "hidden": 384}
+    config: dict[str, Any] = {"w_dim": factors_to_w(held_out.factors[:1]).shape[1], "size": 64}
+    config |= {"widths": [32, 64, 128, 192], "hidden": 384}
     network = Encoder(**config).to(device)
     if chosen.compile:
         network.trunk.compile()
-    took = fit(network, Trainer(network, training, chosen.batch), chosen, "encoder")
+    optimiser = muon(network.parameters(), 10 * chosen.rate, chosen.rate)
+    trainer = Trainer(network, training, chosen.batch)
+    took = fit(network, trainer, chosen, "encoder", optimiser)
     state = network.state_dict()
     tensors = {k: v.half() if v.is_floating_point() else v for k, v in state.items()}
     header = {"kind": "encoder", "architecture": "eg3d-encoder", "config": config}

@@ -3,12 +3,10 @@
     python -m recipes.avatars.mapping          (first, a CPU will do)
     python -m recipes.avatars.generator --minutes 16
 
-Style space is planted (see codes.py and planting.py). Two phases share the time. In the first,
-points on the rendered surfaces, known from the renders' depth, and points in the empty space
-before them are asked for their colour and density directly: no ray is marched, so many more heads
-are seen, and half of the points lie on eyes, mouths and glasses, which are few among the pixels.
-In the second, whole images are drawn and super-resolved. A run goes on from the work folder's
-checkpoint.
+Style space is planted (see codes.py and planting.py). The renders' depth says where on a ray the
+surface lies, so a few samples there and a few elsewhere train what the generator's own two passes
+of many samples show later; only the last part of the time uses those. A run goes on from the work
+folder's checkpoint.
 """
 
 import argparse
@@ -28,14 +26,15 @@ from sat3d_plugins.generators.eg3d.networks import (
     uniform_draws,
 )
 from sat3d_plugins.generators.eg3d.rays import sample_rays
-from sat3d_plugins.generators.eg3d.volume import VolumeOptions, query
+from sat3d_plugins.generators.eg3d.volume import VolumeOptions, VolumeRender, render_rays
 from torch import Tensor, nn
 
 from recipes.avatars import codes, mapping
 from recipes.avatars.data import DEPTH_OFFSET, RESOLUTION, Renders, renders, to_float
+from recipes.avatars.fitting import muon
 from recipes.avatars.planting import MAPPING, apply_masks, masks_of, new_network
 from recipes.avatars.world import LABELS, render, sample_cameras
-from sat3d.weights import save_weights
+from sat3d.weights import load_weights, save_weights
 
 CONFIG = EG3DConfig(
     z_dim=codes.DIM,
@@ -53,12 +52,10 @@ CONFIG = EG3DConfig(
 CAMERAS = CameraRange(radius=2.7, focal=4.2647, pivot=(0.0, 0.0, 0.0), yaw=0.6, pitch=0.25)
 DRAFT = Draft(resolution=32, depth_resolution=16, depth_resolution_importance=12)
 WORK = Path("work/avatars")
-SURFACE_SHARE = 0.5
-"""Share of the time that goes to the first phase."""
-POINTS = 3072
-"""Surface points per head and step, and as many in empty space."""
-SHELL = 0.012
-"""Depth under the surface within which colour and density are asked for, in world units."""
+GUIDED_UNTIL = 0.85
+"""Share of the time in which samples are placed by the renders' depth."""
+ANYWHERE, NEARBY, BAND = 8, 5, 0.05
+"""Guided samples on a ray: so many anywhere, and twice so many within BAND of the surface."""
 DETAILS = ("l_brow", "r_brow", "l_eye", "r_eye", "eye_g", "nose", "mouth", "u_lip", "l_lip")
 
 
@@ -91,76 +88,69 @@ def sample_batch(data: Renders, w: Tensor, count: int) -> Batch:
     )
 
 
-# ---------------------------------------------------------------- first phase: surfaces
-
-
-def pick_pixels(detail: Tensor, count: int) -> Tensor:
-    """Pixel numbers [B, count]: half anywhere, half on details."""
-    batch, pixels = len(detail), detail[0].numel()
-    anywhere = torch.randint(pixels, (batch, count // 2), device=detail.device)
-    weight = (detail.flatten(1) + 1e-4).cumsum(dim=1)
-    draw = torch.rand(batch, count - count // 2, device=detail.device) * weight[:, -1:]
-    chosen = torch.searchsorted(weight, draw).clamp(max=pixels - 1)
-    return torch.cat([anywhere, chosen], dim=1)
-
-
-def surface_loss(network: TriplaneGenerator, batch: Batch) -> Tensor:
-    """Colour and density just under the surface, emptiness before it."""
-    options, count = network.config.volume, len(batch.w)
-    pixel = pick_pixels(batch.detail, POINTS)[..., None]
-    origins, directions = sample_rays(batch.cameras, RESOLUTION)
-    origins = origins.gather(1, pixel.expand(-1, -1, 3))
-    directions = directions.gather(1, pixel.expand(-1, -1, 3))
-    depth = batch.depth.view(count, -1, 1).gather(1, pixel)
-    wanted = batch.image.flatten(2).transpose(1, 2).gather(1, pixel.expand(-1, -1, 3))
-    under = depth + SHELL * torch.rand_like(depth)
-    # Half of the empty points lie close before the surface, where outlines are decided.
-    share = torch.rand_like(depth)
-    close = depth - 0.006 - 0.08 * share.square()
-    away = options.ray_start + share * (depth - 0.006 - options.ray_start)
-    before = torch.where(torch.rand_like(depth) < 0.5, close, away)
-    points = torch.cat([origins + under * directions, origins + before * directions], dim=1)
-    planes = network.planes(styles_of(network, batch.w)).float()
-    color, density = query(planes, network.decoder, points, options.box_warp)
-    reach = F.softplus(density.float() - 1) * SHELL
-    solid = -torch.log(-torch.expm1(-reach[:, :POINTS]) + 1e-4)
-    result = color[:, :POINTS, :3].float() * 2 - 1
-    return image_loss(result, wanted) + 0.1 * (solid.mean() + reach[:, POINTS:].mean())
-
-
-# ---------------------------------------------------------------- second phase: images
+# ---------------------------------------------------------------- drawing
 
 
 def styles_of(network: TriplaneGenerator, w: Tensor) -> Tensor:
     """One row of w [B, W] to the flat style code [B, N]."""
-    return network.styles(w[:, None].expand(-1, network.backbone.synthesis.num_ws, -1))
+    with torch.autocast(w.device.type, enabled=False):
+        return network.styles(w[:, None].expand(-1, network.backbone.synthesis.num_ws, -1))
 
 
-def draw(
-    network: TriplaneGenerator, w: Tensor, cameras: Tensor, seed: int | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """w [B, W] to (image [B, 3, 128, 128], raw [B, 3, 64, 64], depth [B, 1, 64, 64])."""
+def guided_depths(depth: Tensor, options: VolumeOptions) -> Tensor:
+    """Sorted sample depths [B, R*R, S, 1] where renders [B, 1, 2R, 2R] have their surfaces.
+
+    A ray stands for four pixels; on an outline the nearest and the farthest of them differ.
+    """
+    front, back = -F.max_pool2d(-depth, 2), F.max_pool2d(depth, 2)
+    limits = torch.cat([front, back]).flatten(1)[..., None].chunk(2)
+    strata = torch.arange(NEARBY, device=depth.device)
+    near = [x + BAND * (2 * (strata + torch.rand_like(x)) / NEARBY - 1) for x in limits]
+    strata = torch.arange(ANYWHERE, device=depth.device)
+    share = (strata + torch.rand_like(near[0][..., :1])) / ANYWHERE
+    start, end = float(options.ray_start), float(options.ray_end)
+    return torch.cat([start + share * (end - start), *near], dim=2).sort(dim=2).values[..., None]
+
+
+def volume_guided(network: TriplaneGenerator, planes: Tensor, batch: Batch) -> VolumeRender:
+    """One pass through samples at guided depths."""
+    options = network.config.volume
+    origins, directions = sample_rays(batch.cameras, network.config.neural_resolution)
+    depths = guided_depths(batch.depth, options)
+    return render_rays(planes, network.decoder, origins, directions, options, depths, None)
+
+
+def volume_plain(
+    network: TriplaneGenerator, planes: Tensor, cameras: Tensor, seed: int | None
+) -> VolumeRender:
+    """The generator's own two passes; a seed jitters the samples."""
     options, size = network.config.volume, network.config.neural_resolution
+    coarse, fine = uniform_draws(options, size, seed, planes)
+    return network.volume(planes, cameras, size, options, coarse, fine)
+
+
+@torch.no_grad()
+def draw(network: TriplaneGenerator, w: Tensor, cameras: Tensor) -> Tensor:
+    """w [B, W] and cameras [B, 25] to images [B, 3, 128, 128]."""
     styles = styles_of(network, w)
-    coarse, fine = uniform_draws(options, size, seed, styles)
-    planes = network.planes(styles).float()
-    volume = network.volume(planes, cameras, size, options, coarse, fine)
-    feature = feature_image(volume, size)
-    depth = volume.depth.transpose(1, 2).unflatten(2, (size, size))
-    return network.superresolve(feature, styles), feature[:, :3], depth
+    volume = volume_plain(network, network.planes(styles), cameras, None)
+    return network.superresolve(feature_image(volume, network.config.neural_resolution), styles)
 
 
-def image_loss(result: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+# ---------------------------------------------------------------- the loss
+
+
+def image_loss(result: Tensor, target: Tensor, weight: Tensor) -> Tensor:
     """Absolute plus squared difference: the first keeps edges, the second is what PSNR counts."""
     difference = result.float() - target
-    loss = difference.abs() + 2 * difference.square()
-    return loss.mean() if weight is None else (loss * weight).mean() / weight.mean()
+    return ((difference.abs() + 2 * difference.square()) * weight).mean() / weight.mean()
 
 
-def march_loss(network: TriplaneGenerator, batch: Batch, seed: int, emphasis: float) -> Tensor:
-    """Whole images; details count ``emphasis`` times more than the rest."""
-    image, raw, depth = draw(network, batch.w, batch.cameras, seed)
-    size = raw.shape[-1]
+def loss_of(image: Tensor, volume: VolumeRender, batch: Batch, emphasis: Tensor) -> Tensor:
+    """Of the image, of the raw image and of its depth; details count 1 + ``emphasis`` times."""
+    size = math.isqrt(volume.depth.shape[1])
+    raw = feature_image(volume, size)[:, :3]
+    depth = volume.depth.transpose(1, 2).unflatten(2, (size, size))
     small, far = (F.interpolate(x, (size, size), mode="area") for x in (batch.image, batch.depth))
     weight = 1 + emphasis * batch.detail
     return (
@@ -170,14 +160,45 @@ def march_loss(network: TriplaneGenerator, batch: Batch, seed: int, emphasis: fl
     )
 
 
+class Loss:
+    """The network's parts, compiled where there is a GPU, and what they are trained by."""
+
+    def __init__(self, network: TriplaneGenerator, compiled: bool) -> None:
+        self.network = network
+        self.planes, self.guided, self.rest = network.planes, volume_guided, self.finish
+        if compiled:
+            self.planes = torch.compile(self.planes)
+            self.guided, self.rest = torch.compile(self.guided), torch.compile(self.rest)
+
+    def finish(
+        self, volume: VolumeRender, styles: Tensor, batch: Batch, emphasis: Tensor
+    ) -> Tensor:
+        """Super-resolution and the loss."""
+        size = self.network.config.neural_resolution
+        image = self.network.superresolve(feature_image(volume, size), styles)
+        return loss_of(image, volume, batch, emphasis)
+
+    def __call__(self, batch: Batch, progress: float, seed: int) -> Tensor:
+        """Scalar loss at ``progress`` in [0, 1]."""
+        with torch.autocast(batch.w.device.type, torch.bfloat16, enabled=batch.w.is_cuda):
+            styles = styles_of(self.network, batch.w)
+            planes = self.planes(styles).float()
+            if progress < GUIDED_UNTIL:
+                volume = self.guided(self.network, planes, batch)
+            else:
+                volume = volume_plain(self.network, planes, batch.cameras, seed)
+            emphasis = torch.full((1,), 6 * (1 - progress), device=batch.w.device)
+            return self.rest(volume, styles, batch, emphasis)
+
+
 # ---------------------------------------------------------------- the loop
 
 
-def learning_rate(progress: float, peak: float) -> float:
-    """Warm-up, flat, then cosine to 1 % over the last 60 %."""
-    tail = max(0.0, (progress - 0.4) / 0.6)
+def learning_rate(progress: float) -> float:
+    """Of the peak: warm-up, flat, then cosine to 1 % over the last 70 %."""
+    tail = max(0.0, (progress - 0.3) / 0.7)
     fall = 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(tail, 1.0)))
-    return peak * min(1.0, progress / 0.01) * fall
+    return min(1.0, progress / 0.01) * fall
 
 
 class Run:
@@ -186,11 +207,15 @@ class Run:
     def __init__(self, args: argparse.Namespace) -> None:
         self.args, self.path = args, args.work / "generator.pt"
         self.network = new_network(CONFIG, args.seed).to(args.device)
+        if args.start:
+            begin_with(self.network, args.start)
         self.average = torch.optim.swa_utils.AveragedModel(
             self.network, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.998)
         )
         self.moving = [p for n, p in self.network.named_parameters() if MAPPING not in n]
-        self.optimiser = torch.optim.Adam(self.moving, lr=args.lr, betas=(0.9, 0.99))
+        self.optimiser = muon(self.moving, 5 * args.lr, args.lr, adjusted=True)
+        self.peaks = [group["lr"] for group in self.optimiser.param_groups]
+        self.loss = Loss(self.network, compiled="cuda" in args.device)
         self.spent, self.step = 0.0, 0
         if self.path.exists():
             self.load()
@@ -222,29 +247,28 @@ class Run:
             yield self.spent / budget
             self.step += 1
             self.spent = time.monotonic() - began
-            if self.spent - saved > 30:
+            if self.spent - saved > 60:
                 saved = self.spent
                 self.save()
         self.save()
 
 
-def train(args: argparse.Namespace, data: Renders) -> TriplaneGenerator:
+def begin_with(network: TriplaneGenerator, path: Path) -> None:
+    """Start from a generator made by this recipe before."""
+    tensors = load_weights(path)[0]
+    network.load_state_dict({k: tensors[k].float() for k in network.state_dict()})
+
+
+def train(run: Run, data: Renders) -> TriplaneGenerator:
     """Returns the exponential moving average of the trained network."""
-    run = Run(args)
-    network, device = run.network, torch.device(args.device)
-    masks = {k: v.to(device) for k, v in masks_of(network).items() if MAPPING not in k}
+    args, network = run.args, run.network
+    masks = {k: v.to(args.device) for k, v in masks_of(network).items() if MAPPING not in k}
     w = codes.factors_to_w(data.factors)
     for progress in run.clock():
-        for group in run.optimiser.param_groups:
-            group["lr"] = learning_rate(progress, args.lr)
+        for group, peak in zip(run.optimiser.param_groups, run.peaks, strict=True):
+            group["lr"] = peak * learning_rate(progress)
         torch.manual_seed(run.step)
-        first = progress < SURFACE_SHARE
-        batch = sample_batch(data, w, args.batch * (2 if first else 1))
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            if first:
-                loss = surface_loss(network, batch)
-            else:
-                loss = march_loss(network, batch, run.step, 6 * (1 - progress))
+        loss = run.loss(sample_batch(data, w, args.batch), progress, run.step)
         run.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(run.moving, 1.0)
@@ -266,14 +290,14 @@ def held_out_psnr(network: TriplaneGenerator, args: argparse.Namespace) -> float
     source = torch.Generator().manual_seed(args.seed + 777)
     z = torch.randn(count, codes.DIM, generator=source).to(device)
     factors = codes.factors_from_z(z)
-    w = mapping.run(network.backbone.mapping, z)
+    w = mapping.run(network.backbone.mapping, z).float()
     values = []
     for _ in range(3):
         cameras = sample_cameras(count, source).to(device)
         for k in range(0, count, 32):
             part = slice(k, k + 32)
             truth = render(factors[part], cameras[part]).image.clamp(-1, 1)
-            image = draw(network, w[part], cameras[part], None)[0]
+            image = draw(network, w[part], cameras[part])
             error = ((image.clamp(-1, 1) - truth) / 2).square().mean(dim=(1, 2, 3))
             values.append(-10 * error.log10())
     return torch.cat(values).mean().item()
@@ -310,6 +334,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=EMBEDDED)
     parser.add_argument("--work", type=Path, default=WORK)
+    parser.add_argument("--start", type=Path, help="a generator of this recipe to improve on")
     parser.add_argument("--mapping", type=Path, default=mapping.FILE)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--minutes", type=float, default=16.0)
@@ -321,7 +346,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     data = renders(args.renders, args.seed, args.device, args.work)
-    network = train(args, data)
+    network = train(Run(args), data)
     figures = mapping.load(network.backbone.mapping, args.mapping)
     figures["psnr"] = held_out_psnr(network, args)
     print(figures)
