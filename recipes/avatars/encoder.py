@@ -18,6 +18,7 @@ from torch import Tensor
 from recipes.avatars.codes import factors_to_w
 from recipes.avatars.data import Renders, augment, shrunk, to_float
 from recipes.avatars.fitting import datasets, fit, forget, muon, options
+from recipes.avatars.planting import MAPPING
 from sat3d.weights import load_weights, read_header, save_weights
 
 OUT = Path("work/avatars/encoder.safetensors")
@@ -67,14 +68,19 @@ def measure(network: Encoder, data: Renders) -> dict[str, Any]:
     return figures
 
 
+def stored(tensor: Tensor) -> Tensor:
+    """Half precision for what is a fraction."""
+    return tensor.half() if tensor.is_floating_point() else tensor
+
+
 def merge(encoder: Path, into: Path) -> None:
     """Put the encoder's tensors and configuration into a generator's weights file."""
     tensors, header = load_weights(encoder)
     generator, known = load_weights(into)
     both = {k: v for k, v in generator.items() if not k.startswith(PREFIX)}
     both |= {PREFIX + k: v for k, v in tensors.items()}
-    half = {k: v.half() if v.is_floating_point() else v for k, v in both.items()}
     about = {k: v for k, v in header.items() if k not in ("format", "kind", "config")}
+    half = {k: v if MAPPING in k else stored(v) for k, v in both.items()}
     known = {k: v for k, v in known.items() if k != "format"}
     save_weights(into, half, {**known, "encoder": header["config"], "encoder_training": about})
 
@@ -93,8 +99,7 @@ def train() -> None:
     optimiser = muon(network.parameters(), 10 * chosen.rate, chosen.rate)
     trainer = Trainer(network, training, chosen.batch)
     took = fit(network, trainer, chosen, "encoder", optimiser)
-    state = network.state_dict()
-    tensors = {k: v.half() if v.is_floating_point() else v for k, v in state.items()}
+    tensors = {k: stored(v) for k, v in network.state_dict().items()}
     header = {"kind": "encoder", "architecture": "eg3d-encoder", "config": config}
     figures = measure(network, held_out)
     save_weights(chosen.out, tensors, {**header, **chosen.header(took), "figures": figures})
