@@ -1,9 +1,11 @@
 """The head start of the matrix: which channels seem to belong to which attribute.
 
-Two ways to score channels, both pure functions: gradients of the attributes' regions (paper,
-section 3.1), and what each channel adds to the change of the attributes' own measurements.
+Three ways to score channels, all pure functions: gradients of the attributes' regions (paper,
+section 3.1), what each channel adds to the change of the attributes' own measurements, and how
+much of a channel's variance over the pool an attribute's measurement explains.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -137,6 +139,29 @@ def _editable(generator: Generator, like: Tensor) -> Tensor:
     return generator.layout.editable.to(like.device)
 
 
+def explained_variance(styles: Tensor, readings: Tensor, owner: Tensor) -> tuple[Tensor, Tensor]:
+    """Share of each channel's variance that each attribute's measurement explains.
+
+    styles [P, n] and readings [P, D] with ``owner`` [D] int64 to (share [A, n] float64, at most 1
+    and about 0 for what is unrelated; its standard deviation [A, 1] where nothing is related).
+    Adjusted coefficient of determination of a linear fit. Needs no render, and tells from which
+    channels a generator draws an attribute as far as it draws its attributes from different ones;
+    in the spirit of the exemplars of StyleSpace (Wu et al. 2021, section 4).
+    """
+    count = len(styles)
+    centred = F.normalize((styles - styles.mean(dim=0)).double(), dim=0)
+    rows, noise = [], []
+    for a in range(int(owner.max()) + 1):
+        known = readings[:, owner == a].double()
+        basis, size, _ = torch.linalg.svd(known - known.mean(dim=0), full_matrices=False)
+        basis = basis[:, size > 1e-3 * size[0].clamp(min=1e-9)]
+        free = max(count - 1 - basis.shape[1], 1)
+        left = 1 - (basis.T @ centred).square().sum(dim=0)
+        rows.append(1 - left * (count - 1) / free)
+        noise.append(math.sqrt(2 * basis.shape[1]) / free)
+    return torch.stack(rows), torch.tensor(noise, dtype=torch.float64)[:, None]
+
+
 def _chunks(count: int, size: int, progress: Progress) -> Iterator[Tensor]:
     """0 to count - 1 in pieces of at most ``size``."""
     with progress.phase("Looking for channels", count) as phase:
@@ -178,6 +203,23 @@ def start_from_effects(effects: Effects, pack: DescriptorPack, settings: TrainSe
     return _start(taken, share, pack, settings)
 
 
+def start_from_pool(pool: Pool, owner: Tensor, pack: DescriptorPack, settings: TrainSettings,
+                    editable: Tensor) -> Tensor:  # fmt: skip
+    """Start matrix [A+1, n] from the pool alone; ``editable`` [n] are the channels' places.
+
+    An attribute takes a channel if its measurement explains enough of the channel's variance, far
+    more than chance would, and at least the set share of what all attributes explain.
+    """
+    rule = settings.preselection
+    places = split(len(pool), settings.held_out)[0]
+    styles = pool.styles[places.to(pool.styles.device)][:, editable.to(pool.styles.device)].cpu()
+    found, noise = explained_variance(styles, pool.readings[places], owner.cpu())
+    known = found.clamp(min=0)
+    share = known / known.sum(dim=0).clamp(min=torch.finfo(known.dtype).tiny)
+    taken = (found >= (4 * noise).clamp(min=rule.explained)) & (share >= rule.share)
+    return _start(taken, share, pack, settings).to(pool.styles.device)
+
+
 def _start(taken: Tensor, scores: Tensor, pack: DescriptorPack, settings: TrainSettings) -> Tensor:
     """Zeros; d_t where an attribute has taken the channel; ``others_start`` where none has."""
     winner = F.one_hot((scores * taken).argmax(dim=0), len(scores)).T.bool()
@@ -204,6 +246,9 @@ def start_matrix(
     Without a segmenter the paper's way has no regions, and every channel starts as 'others'.
     """
     by = settings.preselection.by
+    if by == "pool":
+        owner = qmm.attribute_of_phrase
+        return start_from_pool(pool, owner, pack, settings, generator.layout.editable)
     if by == "qmm":
         effects = measured_effects(generator, qmm, pool, settings, source, progress)
         return start_from_effects(effects, pack, settings)
