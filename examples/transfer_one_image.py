@@ -1,6 +1,6 @@
 """Carry one attribute from a reference to a source and save what comes out.
 
-    python examples/transfer_one_image.py runs/faces/masks.safetensors seed:3 seed:8 beard
+    python examples/transfer_one_image.py runs/faces/masks.safetensors seed:12 seed:22 beard
 
 Source and reference are seed:N, a saved latent or an image file.
 """

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from sat3d.hookspecs import hookimpl
     from sat3d.images import read_image, write_png
     from sat3d.interfaces import (
+        Bench,
+        Codes,
+        Editor,
+        Embedding,
         Generator,
         Reader,
         Render,
@@ -47,6 +51,7 @@ if TYPE_CHECKING:
     from sat3d.specs import (
         ClipSpec,
         DescriptorSpec,
+        EditorSpec,
         GeneratorSpec,
         ReaderSpec,
         SegmenterSpec,
@@ -73,6 +78,10 @@ _NAMES = {
     "hookspecs": ["hookimpl"],
     "images": ["read_image", "write_png"],
     "interfaces": [
+        "Bench",
+        "Codes",
+        "Editor",
+        "Embedding",
         "Generator",
         "Reader",
         "Render",
@@ -96,6 +105,7 @@ _NAMES = {
     "specs": [
         "ClipSpec",
         "DescriptorSpec",
+        "EditorSpec",
         "GeneratorSpec",
         "ReaderSpec",
         "SegmenterSpec",
@@ -107,10 +117,15 @@ _HOME = {name: module for module, names in _NAMES.items() for name in names}
 
 __all__ = [
     "QMM",
+    "Bench",
     "ClipSpec",
+    "Codes",
     "DescriptorPack",
     "DescriptorSpec",
     "Edit",
+    "Editor",
+    "EditorSpec",
+    "Embedding",
     "Generator",
     "GeneratorSpec",
     "InputError",

@@ -2,11 +2,13 @@
 
 A pack names attributes; each has groups of phrases that a text-image model scores (paper,
 section 3.2), the region of the image it may alter, and how many channels to pre-select. The pool
-section says which generated images to leave out and which shares to keep.
+section says which generated images to leave out and which shares to keep. A pack may extend
+another: it then says only what differs.
 """
 
+import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,11 +18,12 @@ from pydantic import (
     ConfigDict,
     Field,
     StringConstraints,
+    TypeAdapter,
     ValidationError,
     model_validator,
 )
 
-from sat3d.errors import PackError, nearest_name, unknown_name
+from sat3d.errors import PackError, UsageError, nearest_name, unknown_name
 from sat3d.plain_yaml import read_yaml
 
 
@@ -36,6 +39,9 @@ def _one_gap(template: str) -> str:
         raise ValueError(f"must contain {{}} exactly once, and '{template}' does not")
     return template
 
+
+MAX_DEPTH = 8
+"""Packs that may extend one another in a row."""
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=64)]
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
@@ -169,6 +175,43 @@ class DescriptorPack(_Model):
                     )
 
 
+class AttributeChange(_Model):
+    """An attribute in a pack that extends another: a new one, or what differs of the other's."""
+
+    name: Name
+    title: Text = ""
+    groups: tuple[Group, ...] = Field((), min_length=1, max_length=64)
+    region: Region | None = None
+    preselect: Preselect = Preselect()
+
+
+class Extension(_Model):
+    """The file of a pack that extends another; keys that are not given are the other pack's."""
+
+    extends: Text
+    """The other pack: its name, or the path of a file in or below the folder of this one."""
+    without: tuple[Name, ...] = Field((), max_length=64)
+    """Attributes of the other pack to leave out."""
+    name: Name
+    title: Text = ""
+    domain: Text = ""
+    version: int = Field(1, ge=1)
+    template: Annotated[Text, AfterValidator(_one_gap)] = ""
+    attributes: tuple[AttributeChange, ...] = Field((), max_length=64)
+    """In the place of the other pack's of the same name; new ones come after all others."""
+    pool: PoolRules = PoolRules()
+    """In the place of the other pack's rules, all of them."""
+
+    @model_validator(mode="after")
+    def _attributes_differ(self) -> "Extension":
+        _refuse_twice("attributes", [attribute.name for attribute in self.attributes])
+        return self
+
+
+FindPack = Callable[[str], Path]
+"""A pack's name to its file. Raises UsageError for a name that is not known."""
+
+
 def _key(text: str) -> str:
     return "_".join(text.casefold().replace("-", " ").split())
 
@@ -191,9 +234,99 @@ def _refuse_twice(where: str, names: list[str], first: int = 0) -> None:
         raise ValueError(f"{where}[{row}].name: '{twice}' is {taken}. Choose another name")
 
 
-def load_pack(path: Path) -> DescriptorPack:
-    """Read and check a YAML pack. Raises PackError with file, key path, value and remedy."""
-    return parse_pack(read_yaml(path, "pack", PackError), str(path))
+def load_pack(path: Path, find: FindPack | None = None) -> DescriptorPack:
+    """Read and check a YAML pack, with those that it extends; ``find`` looks their names up.
+
+    Raises PackError with file, key path, value and remedy.
+    """
+    return parse_pack(_read(path, find or _installed, ()), str(path))
+
+
+def _installed(name: str) -> Path:
+    from sat3d.registry import discover
+
+    return discover().descriptor(name).spec.path
+
+
+def _read(path: Path, find: FindPack, seen: tuple[Path, ...]) -> Any:
+    """The plain data of a pack, which no longer extends another; ``seen`` are those extending."""
+    data = read_yaml(path, "pack", PackError)
+    if not isinstance(data, dict) or "extends" not in data:
+        return data
+    try:
+        changes = Extension.model_validate(data)
+    except ValidationError as error:
+        raise PackError(f"{path}: {_explain(error, Extension)}") from None
+    seen = (*seen, path.resolve())
+    below = _extended(path, changes.extends, find)
+    if below.resolve() in seen:
+        chain = " -> ".join(f"'{file.name}'" for file in (*seen, below.resolve()))
+        raise PackError(f"{path}: extends: packs extend one another in a circle: {chain}. Cut it.")
+    if len(seen) > MAX_DEPTH:
+        raise PackError(f"{path}: extends: more than {MAX_DEPTH} packs in a row. Merge some.")
+    base = parse_pack(_read(below, find, seen), str(below))
+    return _merged(path, base, changes)
+
+
+def is_file_name(text: str) -> bool:
+    """Whether a text that chooses a pack is a path, not a name: it has a separator or .yaml."""
+    return "/" in text or os.sep in text or text.endswith((".yaml", ".yml"))
+
+
+def _extended(path: Path, text: str, find: FindPack) -> Path:
+    """File of the pack that ``path`` extends. A path must lead into the folder of ``path``."""
+    if not is_file_name(text):
+        try:
+            return find(text)
+        except UsageError as error:
+            raise PackError(f"{path}: extends: {error}") from None
+    folder = path.resolve().parent
+    try:
+        file = (folder / text).resolve()
+    except (OSError, ValueError):  # a loop of links, a zero byte
+        file = Path()
+    if not file.is_relative_to(folder):
+        raise PackError(
+            f"{path}: extends: '{text}' leads out of the folder of this file. Give the name of an "
+            "installed pack, or copy the file beside this one."
+        )
+    return file
+
+
+def _merged(path: Path, base: DescriptorPack, changes: Extension) -> dict[str, Any]:
+    """The other pack's data with the changes, unchecked."""
+    given = changes.model_dump(mode="json", exclude_unset=True)
+    given.pop("extends")
+    rows = {a.name: a.model_dump(mode="json") for a in base.attributes}
+    for k, name in enumerate(given.pop("without", ())):
+        if rows.pop(name, None) is None:
+            raise PackError(f"{path}: without[{k}]: {unknown_name('attribute', name, base.names)}")
+    for k, row in enumerate(given.pop("attributes", ())):
+        new = row["name"] not in rows
+        if new and not {"title", "groups"} <= row.keys():
+            known = unknown_name("attribute", row["name"], base.names)
+            raise PackError(
+                f"{path}: attributes[{k}]: pack '{base.name}' has none like it, and a new one "
+                f"needs title and groups; {known}"
+            )
+        rows[row["name"]] = rows.get(row["name"], {}) | row
+    return base.model_dump(mode="json") | {"version": 1} | given | {"attributes": [*rows.values()]}
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema of pack files, for editors: a whole pack, or one that extends another."""
+    schema = TypeAdapter(DescriptorPack | Extension).json_schema()
+    whole, extension = (entry["$ref"] for entry in schema["anyOf"])
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Descriptor pack of sat3d",
+        "type": "object",
+        # Not 'anyOf': an editor could then only say that neither fits, not what is wrong.
+        "if": {"required": ["extends"]},
+        "then": {"$ref": extension},
+        "else": {"$ref": whole},
+        "$defs": schema["$defs"],
+    }
 
 
 def parse_pack(data: Any, where: str) -> DescriptorPack:
@@ -204,7 +337,7 @@ def parse_pack(data: Any, where: str) -> DescriptorPack:
         raise PackError(f"{where}: {_explain(error)}") from None
 
 
-def _explain(error: ValidationError) -> str:
+def _explain(error: ValidationError, model: type[BaseModel] = DescriptorPack) -> str:
     """The most telling problem: key path, value, what is allowed, nearest allowed name."""
     problems = error.errors()
     # A misspelt key also shows as a missing one; the misspelling says more.
@@ -214,22 +347,22 @@ def _explain(error: ValidationError) -> str:
     head = f"{path}: " if path else ""
     if first["type"] == "value_error":  # our own words, which quote the value
         return f"{head}{first['msg'].removeprefix('Value error, ').rstrip('.')}.{more}"
-    return f"{head}{_what(dict(first))}{more}"
+    return f"{head}{_what(dict(first), model)}{more}"
 
 
-def _what(problem: dict[str, Any]) -> str:
+def _what(problem: dict[str, Any], model: type[BaseModel]) -> str:
     """What is wrong at one place, in our words where pydantic's are not meant for users."""
     kind, value = problem["type"], repr(problem["input"])
     found = f"(found {value if len(value) <= 80 else value[:77] + '...'})"
     if kind in ("extra_forbidden", "invalid_key"):
-        allowed = _allowed_keys(problem["loc"][:-1])
+        allowed = _allowed_keys(problem["loc"][:-1], model)
         near = nearest_name(str(problem["loc"][-1]), allowed)
         hint = f" Did you mean '{near}'?" if near else ""
         return f"unknown key {found}.{hint} Allowed: {', '.join(allowed)}."
     if kind == "missing":
         return "this key is missing. Add it."
     if kind in ("model_type", "model_attributes_type", "dict_type"):
-        keys = ", ".join(_allowed_keys(problem["loc"]))
+        keys = ", ".join(_allowed_keys(problem["loc"], model))
         return f"must be a mapping with the keys {keys} {found}."
     if kind == "tuple_type":
         return f"must be a list {found}."
@@ -244,8 +377,8 @@ def _what(problem: dict[str, Any]) -> str:
     return f"{message.replace('String should', 'must').replace('Tuple should', 'must')} {found}."
 
 
-def _allowed_keys(path: tuple[int | str, ...]) -> list[str]:
-    """Field names of the model at a key path."""
+def _allowed_keys(path: tuple[int | str, ...], model: type[BaseModel]) -> list[str]:
+    """Field names of the model at a key path; ``model`` is the one at its start."""
     models: dict[str, type[BaseModel]] = {
         "attributes": Attribute,
         "groups": Group,
@@ -256,4 +389,4 @@ def _allowed_keys(path: tuple[int | str, ...]) -> list[str]:
         "quotas": Quota,
     }
     keys = [p for p in path if isinstance(p, str)]
-    return list((models[keys[-1]] if keys else DescriptorPack).model_fields)
+    return list((models[keys[-1]] if keys else model).model_fields)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from sat3d.specs import (
         ClipSpec,
         DescriptorSpec,
+        EditorSpec,
         GeneratorSpec,
         ImporterSpec,
         ReaderSpec,
@@ -57,3 +58,8 @@ def register_weights(register: "Callable[[WeightsListSpec], None]") -> None:
 @hookspec
 def register_importers(register: "Callable[[ImporterSpec], None]") -> None:
     """Offer readers of checkpoints made by other programs."""
+
+
+@hookspec
+def register_editors(register: "Callable[[EditorSpec], None]") -> None:
+    """Offer methods of editing, which `sat3d compare` measures side by side."""

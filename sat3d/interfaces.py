@@ -16,10 +16,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from sat3d.artifact import Masks
+    from sat3d.descriptors import DescriptorPack
+    from sat3d.pool import Measure
+    from sat3d.progress import Progress
 
 LayerKind = Literal["conv", "torgb"]
 LayerPart = Literal["backbone", "superresolution"]
@@ -93,8 +99,9 @@ class WeightsCard:
     path: Path | None = None
     licence: str = "unknown"
     goes_with: Mapping[str, str] = field(default_factory=dict)
-    """What fits these weights: names by role. Roles are 'clip', 'segmenter', 'descriptors' and
-    'reader', and 'clip_pretrained' and 'segmenter_weights' for the weights of two of them."""
+    """What fits these weights: names by role. Roles are 'clip', 'segmenter', 'descriptors',
+    'reader' and 'identity' (a reader that tells who is shown), and 'clip_pretrained' and
+    'segmenter_weights' for the weights of two of them."""
     info: Mapping[str, Any] = field(default_factory=dict)
     """Everything else of the file's header: configuration, seeds, figures."""
 
@@ -199,8 +206,25 @@ class Segmenter(ABC):
         """Image [B, 3, H, W] in [-1, 1] to probabilities [B, K, H, W] summing to 1 over K."""
 
 
+@dataclass(frozen=True)
+class Embedding:
+    """What a reader sees of an image, finer than the values that it names."""
+
+    probabilities: Mapping[str, Tensor]
+    """What :meth:`Reader.read` gives."""
+    attributes: Mapping[str, Tensor]
+    """Attribute -> [B, E_t] float32: where between and beyond its values the image lies."""
+    features: Tensor | None = None
+    """[B, E] float32: all that it sees, to compare sets of images by."""
+    identity: Tensor | None = None
+    """[B, E] float32: who is shown, whatever the attributes; None if it does not tell."""
+
+
 class Reader(ABC):
-    """Reads attribute values off an image, for measuring only; training never sees it."""
+    """Reads attribute values off an image, for measuring only; training never sees it.
+
+    One that only tells who is shown (a recognition network) has no attributes.
+    """
 
     name: str
     card: WeightsCard
@@ -214,3 +238,69 @@ class Reader(ABC):
     @abstractmethod
     def read(self, image: Tensor) -> dict[str, Tensor]:
         """Image [B, 3, H, W] in [-1, 1] to probabilities {attribute: [B, values]}."""
+
+    def embed(self, image: Tensor) -> Embedding | None:
+        """Image [B, 3, H, W] in [-1, 1] to its embedding, or None where there is none."""
+        return None
+
+
+@dataclass(frozen=True)
+class Codes:
+    """Many images as codes, with what is known of each."""
+
+    styles: Tensor
+    """[B, N] float32."""
+    w: Tensor | None = None
+    """[B, L, W] float32 that the styles come from; None once they were edited."""
+    cameras: Tensor | None = None
+    """[B, 25] float32; None for a 2D generator."""
+    values: Mapping[str, tuple[Tensor, ...]] = field(default_factory=dict)
+    """Attribute -> probabilities [B, values], one tensor for each of its groups of phrases."""
+
+    def __len__(self) -> int:
+        return len(self.styles)
+
+    def __getitem__(self, rows: Tensor | slice) -> "Codes":
+        """The codes at these places [k], in this order."""
+        return Codes(
+            self.styles[rows],
+            None if self.w is None else self.w[rows],
+            None if self.cameras is None else self.cameras[rows],
+            {name: tuple(x[rows] for x in groups) for name, groups in self.values.items()},
+        )
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What an editor may learn from. The reader that measures results is not part of it."""
+
+    generator: Generator
+    pack: "DescriptorPack"
+    pool: Codes
+    """Generated images; their ``values`` tell what each shows."""
+    progress: "Progress"
+    measure: "Measure | None" = None
+    """The text-image model, if one was loaded."""
+    segmenter: Segmenter | None = None
+    masks: "Masks | None" = None
+    seed: int = 0
+    batch: int = 8
+
+
+class Editor(ABC):
+    """A way to give a source the value that a reference has of an attribute."""
+
+    name: str
+    intensities: tuple[float, ...]
+    """Strengths worth trying, in the unit of the method; the best is found by measurement."""
+
+    @abstractmethod
+    def fit(self, bench: Bench) -> Mapping[str, Any]:
+        """Learn what is to be learned, once, before any edit; plain JSON facts about it.
+
+        Raises UsageError if this method cannot work with the bench, e.g. without a segmenter.
+        """
+
+    @abstractmethod
+    def edit(self, source: Codes, reference: Codes, attribute: str, intensity: float) -> Tensor:
+        """Styles [B, N] of the sources with the references' attribute; B codes of each."""

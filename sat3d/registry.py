@@ -6,6 +6,7 @@ limits loading to the entry points of those names.
 """
 
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -17,11 +18,14 @@ from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 import pluggy
 
 from sat3d import hookspecs
+from sat3d.devices import default_device as default_device
+from sat3d.devices import resolve_device as resolve_device
 from sat3d.errors import PluginError, Sat3dError, UsageError, unknown_name
 from sat3d.specs import (
     AnySpec,
     ClipSpec,
     DescriptorSpec,
+    EditorSpec,
     GeneratorSpec,
     ImporterSpec,
     ReaderSpec,
@@ -50,6 +54,7 @@ _KINDS: Mapping[str, tuple[str, type[AnySpec]]] = {
     "clip model": ("clip_models", ClipSpec),
     "weights list": ("weights", WeightsListSpec),
     "importer": ("importers", ImporterSpec),
+    "editor": ("editors", EditorSpec),
 }
 
 
@@ -105,7 +110,10 @@ class Catalogue:
     clip_models: Mapping[str, Offer[ClipSpec]] = field(default_factory=dict)
     weights: Mapping[str, Offer[WeightsListSpec]] = field(default_factory=dict)
     importers: Mapping[str, Offer[ImporterSpec]] = field(default_factory=dict)
+    editors: Mapping[str, Offer[EditorSpec]] = field(default_factory=dict)
     problems: tuple[Problem, ...] = ()
+    seconds: Mapping[Origin, float] = field(default_factory=dict)
+    """How long each plugin took to import and to say what it offers."""
 
     def generator(self, name: str) -> Offer[GeneratorSpec]:
         """The generator of that name. Raises UsageError, or PluginError for a broken plugin."""
@@ -127,6 +135,10 @@ class Catalogue:
     def clip_model(self, name: str) -> Offer[ClipSpec]:
         """As :meth:`generator`."""
         return self.clip_models.get(name) or self._refuse("clip model", name, self.clip_models)
+
+    def editor(self, name: str) -> Offer[EditorSpec]:
+        """As :meth:`generator`."""
+        return self.editors.get(name) or self._refuse("editor", name, self.editors)
 
     def offers(self) -> list[tuple[str, Offer[AnySpec]]]:
         """(kind, offer) of everything, kind by kind."""
@@ -173,7 +185,7 @@ def discover(extra: Iterable[tuple[str, object]] = ()) -> Catalogue:
     for name, plugin in (*_by_hand.get(), *extra):
         shelf.take(Origin(name, BY_HAND, ""), lambda plugin=plugin: plugin)  # type: ignore[misc]
     columns: dict[str, Any] = {column: shelf.offers[kind] for kind, (column, _) in _KINDS.items()}
-    return Catalogue(problems=tuple(shelf.problems), **columns)
+    return Catalogue(problems=tuple(shelf.problems), seconds=shelf.seconds, **columns)
 
 
 class _Shelf:
@@ -182,14 +194,18 @@ class _Shelf:
     def __init__(self) -> None:
         self.offers: dict[str, dict[str, Offer[AnySpec]]] = {kind: {} for kind in _KINDS}
         self.problems: list[Problem] = []
+        self.seconds: dict[Origin, float] = {}
 
     def take(self, origin: Origin, load: Callable[[], object]) -> None:
         """Load one plugin; add its offers, or the reason why there are none."""
+        began = time.perf_counter()
         try:
             specs = _ask(origin.plugin, load())
         except (Exception, SystemExit) as error:  # a plugin may raise anything
             self.complain(origin, _reason(error))
             return
+        finally:
+            self.seconds[origin] = time.perf_counter() - began
         for kind, spec in specs:
             self._add(origin, kind, spec)
 
@@ -298,30 +314,6 @@ def _origin(point: metadata.EntryPoint) -> Origin:
     return Origin(point.name, name or "unknown", version or "", point.value.partition(":")[0])
 
 
-def default_device() -> "torch.device":
-    """The CUDA device if there is one that works, else the CPU."""
-    import torch
-
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def resolve_device(device: "str | torch.device | None") -> "torch.device":
-    """A device by name, or the default for None or 'auto'. Raises UsageError."""
-    import torch
-
-    if device is None or device == "auto":
-        return default_device()
-    try:
-        chosen = torch.device(device)
-        torch.empty(0, device=chosen)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        line = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UsageError(
-            f"device '{device}' cannot be used: {line}. Use 'cpu' or see 'sat3d doctor'."
-        ) from None
-    return chosen
-
-
 def load_generator(
     name: str,
     weights: str | Path | None = None,
@@ -367,15 +359,18 @@ def load_reader(
 def load_pack(name_or_path: str | Path, catalogue: Catalogue | None = None) -> "DescriptorPack":
     """A descriptor pack by name, or from a YAML file (ends in .yaml or .yml, or has a separator).
 
+    Names that a pack extends are looked up in the same catalogue.
+
     Raises UsageError for an unknown name, PackError for a file that does not validate.
     """
     from sat3d import descriptors
 
-    text = str(name_or_path)
-    if isinstance(name_or_path, Path) or os.sep in text or text.endswith((".yaml", ".yml")):
-        return descriptors.load_pack(Path(name_or_path))
-    offer = (catalogue or discover()).descriptor(text)
-    return descriptors.load_pack(offer.spec.path)
+    def find(name: str) -> Path:
+        return (catalogue or discover()).descriptor(name).spec.path
+
+    named = isinstance(name_or_path, str) and not descriptors.is_file_name(name_or_path)
+    path = find(str(name_or_path)) if named else Path(name_or_path)
+    return descriptors.load_pack(path, find)
 
 
 def _load(

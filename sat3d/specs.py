@@ -3,7 +3,7 @@
 No torch here: listing plugins must stay quick.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from sat3d.foreign import Checkpoint
     from sat3d.importing import Conversion
-    from sat3d.interfaces import Generator, Reader, Segmenter
+    from sat3d.interfaces import Editor, Generator, Reader, Segmenter
 
 
 @dataclass(frozen=True)
@@ -97,6 +97,19 @@ class ImporterSpec:
     """Full names of classes whose objects its files hold; they are read as inert records."""
 
 
+@dataclass(frozen=True)
+class EditorSpec:
+    """A method of editing on offer. ``load(options)`` makes one that has learned nothing yet.
+
+    Options are what the user typed after the name, ``name:key=value,key=value``. Raise UsageError
+    for one that is unknown or has no sense.
+    """
+
+    name: str
+    summary: str
+    load: "Callable[[Mapping[str, str]], Editor]"
+
+
 AnySpec = (
     GeneratorSpec
     | SegmenterSpec
@@ -105,4 +118,5 @@ AnySpec = (
     | ClipSpec
     | WeightsListSpec
     | ImporterSpec
+    | EditorSpec
 )

@@ -12,6 +12,8 @@ import typer
 
 from sat3d import __version__
 from sat3d.cli import (
+    compare_command,
+    descriptors_command,
     doctor_command,
     evaluate_command,
     invert_command,
@@ -54,8 +56,8 @@ def _root(
     \b
     First run:
       sat3d train --generator eg3d --descriptors faces --out runs/faces
-      sat3d transfer --masks runs/faces/masks.safetensors --source seed:3 \\
-          --reference seed:8 --attribute beard --out runs/beard
+      sat3d transfer --masks runs/faces/masks.safetensors --source seed:12 \\
+          --reference seed:22 --attribute beard --out runs/beard
     """
 
 
@@ -63,8 +65,11 @@ app.command("train")(train_command.train)
 app.command("transfer")(transfer_command.transfer)
 app.command("invert")(invert_command.invert)
 app.command("evaluate")(evaluate_command.evaluate)
+app.command("compare")(compare_command.compare)
 app.add_typer(weights_command.weights, name="weights")
+app.add_typer(descriptors_command.descriptors, name="descriptors")
 app.command("plugins")(plugins_command.plugins)
+app.add_typer(plugins_command.plugin, name="plugin")
 app.command("doctor")(doctor_command.doctor)
 
 

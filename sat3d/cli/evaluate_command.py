@@ -18,19 +18,36 @@ from sat3d.cli.loading import (
 )
 
 if TYPE_CHECKING:
+    from sat3d.evaluation import Evaluation
     from sat3d.interfaces import Generator, Reader, Segmenter
 
 
 def evaluate(
     masks: MasksOption,
     pairs: Annotated[int, typer.Option("--pairs", min=1, help="Pairs for each attribute.")] = 100,
-    report: Annotated[
+    measure: Annotated[
+        str,
+        typer.Option("--measure", help="core, all, or more figures by name, joined by commas."),
+    ] = "core",
+    as_json: Annotated[
         Path | None, typer.Option("--json", help="Also write the figures to this file.")
     ] = None,
+    as_csv: Annotated[
+        Path | None, typer.Option("--csv", help="Also write them as CSV, with intervals.")
+    ] = None,
+    report: Annotated[
+        Path | None, typer.Option("--report", help="Also write a report to look at: one .html.")
+    ] = None,
+    examples: Annotated[
+        int, typer.Option("--examples", min=0, help="Pairs shown for each attribute in --report.")
+    ] = 6,
     generator: GeneratorOption = None,
     weights: WeightsOption = None,
     reader: Annotated[
         str | None, typer.Option("--reader", help="Reader; by default the weights' own.")
+    ] = None,
+    identity: Annotated[
+        str | None, typer.Option("--identity", help="Reader that tells who is shown; as --reader.")
     ] = None,
     segmenter: Annotated[
         str | None, typer.Option("--segmenter", help="Segmenter or 'none'; by default as reader.")
@@ -41,6 +58,9 @@ def evaluate(
     multi_view_pairs: Annotated[
         int, typer.Option("--multi-view-pairs", min=0, help="Results seen from the sides; 0: none.")
     ] = 50,
+    curve_pairs: Annotated[
+        int, typer.Option("--curve-pairs", min=1, help="Pairs in the curves of --measure curves.")
+    ] = 40,
     intensity: Annotated[float, typer.Option("--intensity", help="Strength of the edit.")] = 1.0,
     truncation: TruncationOption = 1.0,
     batch: Annotated[int, typer.Option("--batch", min=1, help="Images drawn at once.")] = 8,
@@ -53,33 +73,38 @@ def evaluate(
 
     success: the reader sees the reference's value in the result. leakage: share of the other
     attributes that changed. background: mean change outside the alterable region, 0 to 1.
+    --measure adds detail, identity, preservation, reprojection, kid, curves; see the docs.
 
     \b
     Examples:
       sat3d evaluate --masks runs/faces --pairs 500 --json report.json
+      sat3d evaluate --masks runs/faces --measure all --report report.html
     """
-    from sat3d.evaluation import EvaluateSettings
-    from sat3d.evaluation import evaluate as measure
-    from sat3d.files import refuse_existing, write_atomically
+    from sat3d.evaluation import EvaluateSettings, evaluate_all, parse_measures
+    from sat3d.files import refuse_existing
     from sat3d.progress import open_progress
 
     settings = checked(
         EvaluateSettings, pairs=pairs, bank=bank, multi_view_pairs=multi_view_pairs,
-        intensity=intensity, truncation=truncation, batch=batch, seed=seed,
+        curve_pairs=curve_pairs, intensity=intensity, truncation=truncation, batch=batch,
+        seed=seed, measure=parse_measures(measure),
     )  # fmt: skip
-    if report is not None:
-        refuse_existing(report, overwrite and not report.is_dir())
+    for path in filter(None, (as_json, as_csv, report)):
+        refuse_existing(path, overwrite and not path.is_dir())
     known, loaded = load_pair(masks, generator, weights, device)
-    judge = _reader(reader, loaded)
-    outline = _segmenter(segmenter, loaded)
-    figures = measure(loaded, known, judge, outline, settings, open_progress(quiet=quiet))
-    figures["masks"] = {"path": str(masks), **figures["masks"]}
-    if report is not None:
-        write_atomically(report, (json.dumps(figures, indent=2) + "\n").encode())
-    _tell(figures, report)
+    judge = find_reader(reader, loaded)
+    who = find_identity(identity, judge, loaded)
+    outline = find_segmenter(segmenter, loaded)
+    watch, shown = open_progress(quiet=quiet), examples if report else 0
+    found = evaluate_all(loaded, known, judge, outline, settings, watch, who, shown)
+    found.figures["masks"] = {"path": str(masks), **found.figures["masks"]}
+    _write(found, as_json, as_csv, report)
+    _tell(found.figures)
+    for path in filter(None, (as_json, as_csv, report)):
+        typer.echo(f"{path}: written")
 
 
-def _reader(name: str | None, generator: "Generator") -> "Reader":
+def find_reader(name: str | None, generator: "Generator") -> "Reader":
     """The reader asked for, or the one that goes with the weights. Raises UsageError."""
     from sat3d.errors import UsageError
     from sat3d.registry import discover, load_reader
@@ -93,7 +118,17 @@ def _reader(name: str | None, generator: "Generator") -> "Reader":
     return load_reader(name, None, generator.device)
 
 
-def _segmenter(name: str | None, generator: "Generator") -> "Segmenter | None":
+def find_identity(name: str | None, reader: "Reader", generator: "Generator") -> "Reader | None":
+    """The reader asked for, or the one that goes with generator or reader, to tell identities."""
+    from sat3d.registry import load_reader
+
+    fitting = {**reader.card.goes_with, **generator.card.goes_with}
+    name = name or fitting.get("identity")
+    return None if name is None else load_reader(name, None, generator.device)
+
+
+def find_segmenter(name: str | None, generator: "Generator") -> "Segmenter | None":
+    """The segmenter asked for, or the one that goes with the weights; None for 'none'."""
     from sat3d.registry import load_segmenter
 
     weights = None
@@ -103,22 +138,40 @@ def _segmenter(name: str | None, generator: "Generator") -> "Segmenter | None":
     return None if name == "none" else load_segmenter(name, weights, generator.device)
 
 
-def _tell(figures: dict[str, Any], report: Path | None) -> None:
-    """One row an attribute, and the means."""
+def _write(
+    found: "Evaluation", as_json: Path | None, as_csv: Path | None, report: Path | None
+) -> None:
+    """Write the files that were asked for."""
+    from sat3d.files import write_atomically
+    from sat3d.measuring.html import evaluation_html
+    from sat3d.measuring.tables import evaluation_csv
+
+    if as_json is not None:
+        write_atomically(as_json, (json.dumps(found.figures, indent=2) + "\n").encode())
+    if as_csv is not None:
+        write_atomically(as_csv, evaluation_csv(found.figures))
+    if report is not None:
+        write_atomically(report, evaluation_html(found))
+
+
+def _tell(figures: dict[str, Any]) -> None:
+    """The table, upright or lying: of attributes and figures the fewer are columns."""
     from rich.console import Console
     from rich.table import Table
 
-    keys = list(figures["mean"])
-    table = Table("attribute", caption=_caption(figures))
-    for key in keys:
-        table.add_column(key.replace("_", " "), justify="right")
-    for name, values in figures["attributes"].items():
-        table.add_row(name, *(_number(values.get(key)) for key in keys))
-    table.add_section()
-    table.add_row("mean", *(_number(figures["mean"][key]) for key in keys))
+    keys, parts = list(figures["mean"]), {**figures["attributes"], "mean": figures["mean"]}
+    rows = [[_number(values.get(key)) for key in keys] for values in parts.values()]
+    head, names = [key.replace("_", " ") for key in keys], list(parts)
+    if len(head) > len(names):
+        head, names, rows = names, head, [list(column) for column in zip(*rows, strict=True)]
+    table = Table("", caption=_caption(figures))
+    for text in head:
+        table.add_column(text, justify="right")
+    for name, row in zip(names, rows, strict=True):
+        table.add_row(name, *row)
     Console().print(table)
-    if report is not None:
-        typer.echo(f"{report}: the figures as JSON")
+    for note in figures["notes"]:
+        typer.echo(f"note: {note}", err=True)
 
 
 def _caption(figures: dict[str, Any]) -> str:

@@ -1,6 +1,7 @@
-"""``sat3d plugins``: what was found, and what could not be used."""
+"""``sat3d plugins``: what was found, and what could not be used; ``sat3d plugin new``: more."""
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -9,6 +10,22 @@ from sat3d.cli.text import printable
 
 if TYPE_CHECKING:
     from sat3d.registry import Catalogue
+
+plugin = typer.Typer(
+    rich_markup_mode=None,
+    no_args_is_help=True,
+    help="""Begin a plugin package.
+
+    \b
+    Example:
+      sat3d plugin new my-domain --generator --segmenter
+    """,
+)
+
+
+@plugin.callback()
+def _group() -> None:
+    """Keeps ``new`` a word of its own, also while it is the only command."""
 
 
 def plugins(
@@ -65,3 +82,39 @@ def _lines(catalogue: "Catalogue") -> list[str]:
         source = f"{problem.distribution} {problem.version}".strip()
         lines.append(f"problem: plugin '{problem.plugin}' ({source}): {problem.reason}")
     return lines
+
+
+@plugin.command("new")
+def new(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name, e.g. my-domain.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder to write; by default sat3d-NAME here.")
+    ] = None,
+    generator: Annotated[
+        bool, typer.Option("--generator", help="With a small generator to replace.")
+    ] = False,
+    segmenter: Annotated[
+        bool, typer.Option("--segmenter", help="With a small segmenter to replace.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Write a package with a descriptor pack, tests and a README, ready for pip.
+
+    \b
+    Examples:
+      sat3d plugin new my-domain
+      sat3d plugin new my-domain --generator --segmenter --out work/my-domain
+    """
+    from sat3d.registry import discover
+    from sat3d.scaffold import Plan, write_plugin
+
+    plan = Plan(name, generator, segmenter)
+    folder = out or Path(plan.distribution)
+    files = write_plugin(plan, folder, discover())
+    if as_json:
+        names = [str(folder / file) for file in files]
+        typer.echo(json.dumps({"folder": str(folder), "name": plan.word, "files": names}, indent=2))
+        return
+    for file in files:
+        typer.echo(printable(str(folder / file)))
+    typer.echo(printable(f"next: pip install -e {folder}, then see {folder / 'README.md'}"))

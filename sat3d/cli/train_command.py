@@ -167,6 +167,6 @@ def _tell(masks: "Masks", folder: Path, as_json: bool) -> None:
         f"leakage {held['leakage']:.2f}, loss {held['loss']:.3g}"
     )
     typer.echo(
-        f"next: sat3d transfer --masks {path} --source seed:3 --reference seed:8 "
+        f"next: sat3d transfer --masks {path} --source seed:12 --reference seed:22 "
         f"--attribute {masks.attributes[0]} --out {folder / 'first'}"
     )

@@ -7,8 +7,10 @@ import torch
 from sat3d_plugins.convnet import to_square
 from sat3d_plugins.generators.eg3d.encoder import Encoder
 from sat3d_plugins.readers.avatars.reader import BUNDLED, ReaderNetwork, load
+from sat3d_plugins.readers.complexion.reader import ComplexionReader
 
 from sat3d.errors import InputError
+from sat3d.interfaces import Segmenter, WeightsCard
 from sat3d.weights import load_into, save_weights
 
 CPU = torch.device("cpu")
@@ -116,3 +118,62 @@ def test_the_bundled_readers_read_renders() -> None:
     ]
     # Nearly all of 48 readings; these renders are coarser than those it was trained on.
     assert torch.stack(right).mean() >= 0.9
+
+
+def test_an_embedding_holds_what_the_heads_look_at_and_all_features(tmp_path: Path) -> None:
+    reader = load(str(write(tmp_path / "r.safetensors")), CPU)
+    images = torch.rand(5, 3, 32, 32) * 2 - 1
+    found = reader.embed(images)
+    for name, values in reader.read(images).items():
+        assert torch.allclose(found.probabilities[name], values, atol=1e-6)
+        # As many directions as differences between values.
+        assert found.attributes[name].shape == (5, len(values[0]) - 1)
+    assert found.features is not None
+    assert found.features.shape == (5, CONFIG["widths"][-1])
+    assert found.identity is None
+    assert reader.card.goes_with["identity"] == "complexion"
+
+
+def test_the_parts_of_an_embedding_decide_the_reading(tmp_path: Path) -> None:
+    reader = load(str(write(tmp_path / "r.safetensors")), CPU)
+    images = torch.rand(4, 3, 32, 32) * 2 - 1
+    found = reader.embed(images)
+    for name, head in reader._network.heads.items():
+        logits = found.attributes[name] @ reader._directions[name].T @ head.weight.T + head.bias
+        assert torch.allclose(logits.softmax(1), found.probabilities[name], atol=1e-5)
+
+
+class Halves(Segmenter):
+    """Skin above, nose below; there is no neck, and nothing where the image is black."""
+
+    name = "halves"
+    card = WeightsCard("halves", "0" * 64)
+    labels = ("background", "skin", "nose", "neck")
+    device = CPU
+
+    def to(self, device: torch.device) -> "Halves":
+        return self
+
+    def segment(self, image: torch.Tensor) -> torch.Tensor:
+        found = torch.zeros(len(image), 4, *image.shape[2:])
+        found[:, 1, : image.shape[2] // 2] = 1.0
+        found[:, 2, image.shape[2] // 2 :] = 1.0
+        dark = (image <= -1.0).all(dim=1)
+        found = found * ~dark[:, None]
+        found[:, 0] = dark.float()
+        return found
+
+
+def test_a_complexion_is_the_mean_colour_of_the_parts_that_are_seen() -> None:
+    image = torch.zeros(2, 3, 8, 8)
+    image[0, :, :4], image[0, :, 4:] = 0.5, -0.5
+    image[0, 1, :2] = 0.1
+    image[1] = -1.0
+    found = ComplexionReader(Halves()).embed(image).identity
+    assert found is not None
+    skin, nose, neck = found[0].view(3, 3)
+    assert skin.tolist() == pytest.approx([0.5, 0.3, 0.5])
+    assert nose.tolist() == pytest.approx([-0.5] * 3)
+    assert neck.tolist() == pytest.approx([0.0, -0.1, 0.0])  # hidden: the mean of all skin seen
+    assert found[1].tolist() == [0.0] * 9
+    assert ComplexionReader(Halves()).read(image) == {}

@@ -1,6 +1,7 @@
 """A small classifier with one head per attribute, trained on renders only."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from sat3d_plugins.convnet import to_square, trunk
 from torch import Tensor, nn
 
 from sat3d.errors import InputError
-from sat3d.interfaces import Reader, WeightsCard
+from sat3d.interfaces import Embedding, Reader, WeightsCard
 from sat3d.store import resolve
 from sat3d.weights import load_into, load_weights, make_card
 
@@ -28,7 +29,14 @@ class ReaderNetwork(nn.Module):
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         """Image [B, 3, H, W] in [-1, 1] to logits {attribute: [B, values]}."""
-        features = self.trunk(image).mean((2, 3))
+        return self.answers(self.features(image))
+
+    def features(self, image: Tensor) -> Tensor:
+        """Image [B, 3, H, W] in [-1, 1] to [B, widths[-1]]."""
+        return self.trunk(image).mean((2, 3))
+
+    def answers(self, features: Tensor) -> dict[str, Tensor]:
+        """Features [B, widths[-1]] to logits {attribute: [B, values]}."""
         return {name: head(features) for name, head in self.heads.items()}
 
 
@@ -48,16 +56,45 @@ class AvatarReader(Reader):
         self.attributes = dict(attributes)
         self.size = size
         self.card = card
+        # Which way a head looks does not depend on what all its values have in common.
+        self._directions = {n: _span(_differences(head)) for n, head in network.heads.items()}
 
     def to(self, device: torch.device) -> "AvatarReader":
         """Move to a device; returns self."""
         self._network.to(device)
+        self._directions = {name: x.to(device) for name, x in self._directions.items()}
         return self
 
     def read(self, image: Tensor) -> dict[str, Tensor]:
         """Image [B, 3, H, W] in [-1, 1], any size, to probabilities {attribute: [B, values]}."""
         logits = self._network(to_square(image, self.size))
         return {name: values.softmax(1) for name, values in logits.items()}
+
+    def embed(self, image: Tensor) -> Embedding:
+        """See the interface: the trunk's features [B, E], and their parts along the heads.
+
+        An attribute's part lies in the directions that its head looks in, so it tells more than
+        the head's best value. Identity is not told: also what no head looks at follows the
+        attributes, and hardly the person.
+        """
+        features = self._network.features(to_square(image, self.size))
+        return Embedding(
+            {name: x.softmax(1) for name, x in self._network.answers(features).items()},
+            {name: features @ basis for name, basis in self._directions.items()},
+            features,
+        )
+
+
+def _differences(head: nn.Module) -> Tensor:
+    """The weights [V, E] of a linear head, less their mean over its values."""
+    assert isinstance(head, nn.Linear)
+    return head.weight - head.weight.mean(0)
+
+
+def _span(rows: Tensor) -> Tensor:
+    """Orthonormal columns [E, r] that span the rows [V, E]."""
+    _, size, basis = torch.linalg.svd(rows, full_matrices=False)
+    return basis[size > 1e-5 * size.max()].T
 
 
 def load(weights: str | None, device: torch.device) -> AvatarReader:
@@ -71,6 +108,7 @@ def load(weights: str | None, device: torch.device) -> AvatarReader:
     network = ReaderNetwork(attributes, widths)
     load_into(network, tensors, f"'{path}'")
     card = make_card(path.stem, path, tensors, header)
+    card = replace(card, goes_with={"identity": "complexion", **card.goes_with})
     return AvatarReader(network, attributes, size, card).to(device)
 
 
