@@ -11,11 +11,22 @@ from importlib import metadata
 from pathlib import Path
 
 from sat3d import __version__, store
-from sat3d.errors import Sat3dError
-from sat3d.registry import GROUP, Catalogue, discover
+from sat3d.errors import PluginError, Sat3dError
+from sat3d.registry import (
+    GROUP,
+    Catalogue,
+    Offer,
+    discover,
+    load_generator,
+    load_reader,
+    load_segmenter,
+)
+from sat3d.specs import AnySpec, ClipSpec
 
 LEAST_MEMORY = 6 << 30
 """Bytes that a training run on the CPU may take."""
+SLOWEST_IMPORT = 2.0
+"""Seconds that a plugin may take to say what it offers."""
 
 _PACKAGES = (
     "torch",
@@ -49,12 +60,12 @@ class Report:
 def examine() -> Report:
     """Look at the installation and the machine. Never raises because of what it finds."""
     report = Report()
+    catalogue = discover()  # first: a plugin's import is quick only if it imports no torch
     report.facts["sat3d"] = __version__
     report.facts["python"] = f"{platform.python_version()} ({sys.executable})"
     report.facts["system"] = platform.platform()
     for part in (_packages, _processor, _devices, _video, _disk, _store):
         part(report)
-    catalogue = discover()
     _plugins(report, catalogue)
     _bundled(report, catalogue)
     return report
@@ -162,6 +173,13 @@ def _plugins(report: Report, catalogue: Catalogue) -> None:
     for problem in catalogue.problems:
         source = f"{problem.distribution} {problem.version}".strip()
         report.problems.append(f"plugin '{problem.plugin}' ({source}): {problem.reason}")
+    for origin, seconds in catalogue.seconds.items():
+        if seconds > SLOWEST_IMPORT:
+            report.problems.append(
+                f"plugin '{origin.plugin}' ({origin}) takes {seconds:.1f} s to import, and every "
+                "command waits for it. Import torch and read weights inside its 'load' functions, "
+                "or leave it out with SAT3D_PLUGINS."
+            )
 
 
 def _bundled(report: Report, catalogue: Catalogue) -> None:
@@ -175,8 +193,12 @@ def _bundled(report: Report, catalogue: Catalogue) -> None:
         if kind == "weights list":
             _attempt(report, name, lambda path=offer.spec.path: _check_list(path))  # type: ignore[union-attr,misc]
             continue
-        own = offer.distribution == GROUP and kind != "importer"
-        if not own or not getattr(offer.spec, "embedded", True):
+        if kind == "clip model":
+            _clip_files(report, f"{name} ({offer.source})", offer.spec)
+        if offer.distribution != GROUP:
+            _third_party(report, kind, offer)
+            continue
+        if kind in ("importer", "editor") or not getattr(offer.spec, "embedded", True):
             continue
         files = _weights_of(offer.module)
         if not files:
@@ -189,6 +211,36 @@ def _bundled(report: Report, catalogue: Catalogue) -> None:
             report.facts[f"weights {path.name}"] = size_text(path.stat().st_size)
             _attempt(report, name, lambda path=path: _check_weights(path))  # type: ignore[misc]
     report.facts["bundled weights"] = size_text(total)
+
+
+def _clip_files(report: Report, name: str, spec: AnySpec) -> None:
+    assert isinstance(spec, ClipSpec), "the registry has checked it"
+    for path in (spec.config, spec.weights):
+        if not path.is_file():
+            report.problems.append(f"{name}: there is no file '{path}'. Install it again.")
+
+
+def _third_party(report: Report, kind: str, offer: Offer[AnySpec]) -> None:
+    """Load its default weights: a plugin's files are its own business, so nothing less tells."""
+    load = _LOADERS.get(kind)
+    if load is None or not getattr(offer.spec, "embedded", True):
+        return
+    try:
+        load(offer.spec.name, None, "cpu")
+    except PluginError as error:  # names the plugin
+        report.problems.append(str(error))
+    except Sat3dError as error:
+        report.problems.append(
+            f"plugin '{offer.plugin}' ({offer.source}): {kind} '{offer.spec.name}' does not load: "
+            f"{error}"
+        )
+
+
+_LOADERS: dict[str, Callable[..., object]] = {
+    "generator": load_generator,
+    "segmenter": load_segmenter,
+    "reader": load_reader,
+}
 
 
 def _weights_of(module: str) -> list[Path]:

@@ -13,7 +13,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sat3d.artifact import Masks
-from sat3d.conformance import check_generator, check_reader, check_segmenter
+from sat3d.conformance import (
+    GeneratorConformance,
+    ReaderConformance,
+    SegmenterConformance,
+    check_generator,
+    check_missing_weights,
+    check_pack,
+    check_reader,
+    check_segmenter,
+)
 from sat3d.descriptors import DescriptorPack, Rule, parse_pack
 from sat3d.interfaces import (
     Generator,
@@ -29,14 +38,20 @@ from sat3d.weights import fingerprint
 __all__ = [
     "COLOURS",
     "STRIPES",
+    "GeneratorConformance",
+    "ReaderConformance",
+    "SegmenterConformance",
     "ToyGenerator",
     "ToyMeasure",
     "ToyReader",
     "ToySegmenter",
     "check_generator",
+    "check_missing_weights",
+    "check_pack",
     "check_reader",
     "check_segmenter",
     "part_masks",
+    "toy_masks",
     "toy_pack",
 ]
 

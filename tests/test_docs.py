@@ -22,7 +22,10 @@ from sat3d.settings import PRESETS, TrainSettings, describe
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 REFERENCE = DOCS / "reference.md"
-PAGES = [ROOT / "README.md", ROOT / "recipes" / "README.md", *sorted(DOCS.glob("*.md"))]
+PAGES = [
+    *(ROOT / folder / "README.md" for folder in (".", "recipes", "examples/flowers")),
+    *sorted(DOCS.glob("*.md")),
+]
 TOP = typer.main.get_command(app).commands
 HOOKS = {name: f for name, f in vars(hookspecs).items() if name.startswith("register_")}
 
@@ -285,6 +288,11 @@ def test_the_packages_own_tests_pass(package):
     assert len(checks) == 2
     for check in checks:
         check()
+    module.TestGenerator.setup_class()
+    inherited = [name for name in dir(module.TestGenerator) if name.startswith("test_")]
+    assert len(inherited) > 8
+    for name in inherited:
+        getattr(module.TestGenerator(), name)()
 
 
 def test_what_the_package_names_as_fitting_exists(package):

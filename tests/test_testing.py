@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from sat3d.interfaces import Render, StyleLayer, StyleLayout
+from sat3d.errors import InputError
+from sat3d.interfaces import Render, StyleLayer, StyleLayout, WeightsCard
 from sat3d.testing import (
     STRIPES,
     ToyGenerator,
@@ -9,6 +10,8 @@ from sat3d.testing import (
     ToyReader,
     ToySegmenter,
     check_generator,
+    check_missing_weights,
+    check_pack,
     check_reader,
     check_segmenter,
     toy_pack,
@@ -76,9 +79,71 @@ class _Twins(ToyGenerator):
         self.layout = StyleLayout((StyleLayer("a", 3, "conv", "backbone"),) * 2)
 
 
+class _Global(ToyGenerator):
+    def render(self, styles, camera=None, *, seed=None, draft=False):
+        torch.rand(1)
+        return super().render(styles, camera, seed=seed, draft=draft)
+
+
+class _Writing(ToyGenerator):
+    def render(self, styles, camera=None, *, seed=None, draft=False):
+        drawn = super().render(styles, camera, seed=seed, draft=draft)
+        if not styles.requires_grad:
+            styles.mul_(0.5)
+        return drawn
+
+
+class _Trainable(ToyGenerator):
+    def __init__(self):
+        super().__init__()
+        self._paint.requires_grad_()
+
+
+class _OneLatent(ToyGenerator):
+    def sample_latents(self, count, seed):
+        return super().sample_latents(count, 0)
+
+
+class _NoTruncation(ToyGenerator):
+    def map(self, z, camera=None, truncation=1.0):
+        return super().map(z, camera)
+
+
+class _Cut(ToyGenerator):
+    def styles(self, w):
+        return super().styles(w).detach()
+
+
+class _TwoOwners(ToyGenerator):
+    @property
+    def planted(self):
+        return {"one": torch.tensor([1]), "two": torch.tensor([1])}
+
+
+class _Beyond(ToyGenerator):
+    @property
+    def planted(self):
+        return {"one": torch.tensor([10_000])}
+
+
+class _NoCard(ToyGenerator):
+    def __init__(self):
+        super().__init__()
+        self.card = WeightsCard("toy", "none")
+
+
 @pytest.mark.parametrize(
     ("generator", "message"),
     [
+        (_Global(), "global random numbers"),
+        (_Writing(), "writes into the style code"),
+        (_Trainable(), "reach the weights"),
+        (_OneLatent(), "the same for every seed"),
+        (_NoTruncation(), "truncation 0"),
+        (_Cut(), "no gradient to w"),
+        (_TwoOwners(), "two owners"),
+        (_Beyond(), "not int64 in"),
+        (_NoCard(), "64 hex digits"),
         (_Stateful(), "keeps state"),
         (_Mixing(), "depends on its batch"),
         (_Detached(), "no gradient"),
@@ -113,3 +178,46 @@ def test_a_reader_must_read_what_it_says():
 
     with pytest.raises(AssertionError, match="other attributes"):
         check_reader(Silent())
+
+
+def test_a_reader_must_not_look_at_neighbours():
+    class Mixing(ToyReader):
+        def read(self, image):
+            return super().read(image * len(image))
+
+    with pytest.raises(AssertionError, match="depends on its batch"):
+        check_reader(Mixing())
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (None, "are loaded"),
+        (OSError("no-such-weights.safetensors"), "not a Sat3dError"),
+        (InputError("two\nlines"), "not one line"),
+        (InputError("something is wrong"), "does not name the weights"),
+    ],
+)
+def test_missing_weights_must_be_explained(error, message):
+    def load(weights):
+        if error is not None:
+            raise error
+
+    with pytest.raises(AssertionError, match=message):
+        check_missing_weights(load)
+
+
+def test_missing_weights_that_are_named_pass():
+    def load(weights):
+        raise InputError(f"no file '{weights}'. Check the path.")
+
+    check_missing_weights(load)
+
+
+def test_a_pack_must_be_valid_and_name_labels_that_exist(tmp_path):
+    check_pack(toy_pack(), STRIPES)
+    with pytest.raises(AssertionError, match="unknown label"):
+        check_pack(toy_pack(), ("frame",))
+    (tmp_path / "bad.yaml").write_text("name: bad")
+    with pytest.raises(AssertionError, match="this key is missing"):
+        check_pack(tmp_path / "bad.yaml")
