@@ -4,7 +4,6 @@ Knows generators, segmenters and measurements by their interfaces only. Nothing 
 learned.
 """
 
-import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -14,11 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sat3d import __version__, artifact, checkpoint
+from sat3d import __version__, artifact, checkpoint, parallel
 from sat3d.artifact import Masks
 from sat3d.checkpoint import Checkpoint
+from sat3d.descent import learning_rate as learning_rate
+from sat3d.descent import make_optimiser as make_optimiser
 from sat3d.descriptors import DescriptorPack
 from sat3d.errors import InputError, Interrupted, Sat3dError, UsageError
+from sat3d.identity import identity_of
 from sat3d.images import write_png
 from sat3d.interfaces import Generator, Segmenter
 from sat3d.losses import total_loss
@@ -98,18 +100,24 @@ def train(
 
     With ``out``, writes masks.safetensors, checkpoint.safetensors, preview.png and training.jsonl
     there. ``resume`` goes on from the checkpoint in ``out``; on the CPU the result is then bit for
-    bit that of an unbroken run. Raises Interrupted after Ctrl-C (what was saved is named),
-    MismatchError for a checkpoint of another run, UsageError for rules that no pool can meet.
+    bit that of an unbroken run. Started by ``torchrun``, each process takes its part of all the
+    work and gets the masks; files are written, and ``callback`` called, by the first. Raises
+    Interrupted after Ctrl-C (what was saved is named), MismatchError for a checkpoint of another
+    run, UsageError for rules that no pool can meet, parallel.Lost if another process ends.
     """
     began = time.monotonic()
-    belongs = _identity(generator, pack, qmm, segmenter, settings)
-    saved = _find_checkpoint(out, belongs) if resume else None
+    parallel.join(generator.device)
+    parallel.clear_mark(out)
+    belongs = identity_of(generator, pack, qmm, segmenter, settings)
+    saved = parallel.decided(lambda: _find_checkpoint(out, belongs)) if resume else None
     try:
         run = _prepare(generator, pack, qmm, segmenter, settings, belongs, out, progress)
         state = _fresh(run, progress) if saved is None else _restored(run, saved)
     except KeyboardInterrupt:
         raise Interrupted("stopped before the first step; nothing was saved.") from None
-    if out is not None:
+    except parallel.Lost as lost:
+        raise parallel.spoken(lost, out, lambda: "It had not begun its steps.") from None
+    if out is not None and parallel.is_main():
         checkpoint.trim_lines(out / JOURNAL, state.step)
     try:
         with progress.phase("Training", settings.steps, state.step) as phase:
@@ -117,13 +125,15 @@ def train(
         state.held_out = judge(run.setup, _logits(run, state), run.watched)
     except KeyboardInterrupt:
         raise Interrupted(_save_interrupted(run, state)) from None
+    except parallel.Lost as lost:
+        raise parallel.spoken(lost, out, lambda: _save_lost(run, state)) from None
     except torch.cuda.OutOfMemoryError:
         raise Sat3dError(
             f"the device ran out of memory at batch {settings.batch}. Lower --batch, or train on "
             "drafts with --set draft=true."
         ) from None
     masks = _masks(run, state, finished=True, seconds=time.monotonic() - began)
-    if out is not None:
+    if out is not None and parallel.is_main():
         _save(run, state, out, masks)
     return masks
 
@@ -133,6 +143,7 @@ def _loop(run: _Run, state: _State, phase: Phase, callback: Callback | None) -> 
     settings = run.setup.settings
     since = time.monotonic()
     while state.step < settings.steps and not _stale(run, state):
+        parallel.check()
         with checkpoint.uninterrupted():
             _step(run, state)
             if settings.stop.every and state.step % settings.stop.every == 0:
@@ -142,18 +153,19 @@ def _loop(run: _Run, state: _State, phase: Phase, callback: Callback | None) -> 
         if last or state.step % settings.report_every == 0:
             report = _report(run, state, time.monotonic() - since)
             since, values = time.monotonic(), report.losses
-            if run.out is not None:
+            if run.out is not None and parallel.is_main():
                 checkpoint.append_line(run.out / JOURNAL, asdict(report))
-            if callback is not None:
+            if callback is not None and parallel.is_main():
                 callback(report)
         phase.advance(1, values)
-        if run.out is not None:
+        if run.out is not None and parallel.is_main():
             _keep(run, state, run.out, last)
 
 
 def _step(run: _Run, state: _State) -> None:
     """One step: draw pairs, edit the sources, render and measure the edits, descend."""
     setup, settings = run.setup, run.setup.settings
+    before = state.source.get_state()
     pairs = draw_pairs(
         setup.pool.readings,
         setup.owner_cpu,
@@ -165,14 +177,24 @@ def _step(run: _Run, state: _State) -> None:
     )
     for group in state.optimiser.param_groups:
         group["lr"] = learning_rate(settings, state.step)
-    parts, _, _ = measure_edit(setup, _logits(run, state), pairs)
-    total = total_loss(parts, settings.weights)
+    own = parallel.part(settings.batch)
+    share = (own.stop - own.start) / settings.batch
+    first, second, chosen = (x[own] for x in pairs)
+    parts, _, _ = measure_edit(setup, _logits(run, state), (first, second, chosen))
+    total = total_loss(parts, settings.weights) * share
     state.optimiser.zero_grad(set_to_none=True)
     total.backward()
+    assert state.matrix.grad is not None, "the loss depends on the matrix"
+    try:
+        state.matrix.grad = parallel.summed(state.matrix.grad)
+    except parallel.Lost:
+        state.source.set_state(before)  # this step was not made
+        raise
     state.optimiser.step()
     state.step += 1
     # Reading the losses here would make the host wait for the device.
-    state.recent.append(torch.stack([*(parts[x].detach().mean() for x in PARTS), total.detach()]))
+    means = [parts[x].detach().mean() * share for x in PARTS]
+    state.recent.append(torch.stack([*means, total.detach()]))
 
 
 def _look(run: _Run, state: _State) -> None:
@@ -199,34 +221,6 @@ def _keep(run: _Run, state: _State, out: Path, last: bool) -> None:
         _save(run, state, out)
 
 
-def learning_rate(settings: TrainSettings, step: int) -> float:
-    """Flat for ``flat_share`` of the steps, then a straight line that reaches 0 after the last."""
-    flat = settings.flat_share * settings.steps
-    if step < flat:
-        return settings.lr
-    return settings.lr * (settings.steps - step) / max(settings.steps - flat, 1)
-
-
-def make_optimiser(matrix: Tensor, settings: TrainSettings) -> torch.optim.Optimizer:
-    """Ranger on the matrix: rectified Adam with lookahead and gradient centralisation."""
-    from pytorch_optimizer import Ranger
-
-    # Without degenerated_to_sgd this implementation climbs during its first five steps, where the
-    # rectification is not defined yet; the original takes plain momentum steps there.
-    optimiser: torch.optim.Optimizer = Ranger(
-        [matrix],
-        lr=settings.lr,
-        betas=settings.betas,
-        alpha=0.5,
-        k=6,
-        n_sma_threshold=5,
-        degenerated_to_sgd=True,
-        eps=settings.epsilon,
-        use_gc=settings.gradient_centralization,
-    )
-    return optimiser
-
-
 def _logits(run: _Run, state: _State) -> Tensor:
     """The trained tensor as [A+1, n]."""
     return state.matrix.T if run.setup.settings.matrix_layout == "channels" else state.matrix
@@ -247,6 +241,11 @@ def _prepare(
         raise UsageError(
             f"setting 'targets' is {settings.targets}, pack '{pack.name}' has "
             f"{len(pack.attributes)} attributes. Choose at most that many."
+        )
+    if settings.batch < parallel.world():
+        raise UsageError(
+            f"{parallel.world()} processes cannot share a batch of {settings.batch}. Raise "
+            "--batch, or start fewer."
         )
     pool = build_pool(generator, pack, qmm, segmenter, settings, progress)
     setup = make_setup(generator, pack, qmm, segmenter, settings, pool)
@@ -278,6 +277,7 @@ def _fresh(run: _Run, progress: Progress) -> _State:
         _random(settings, stream=2),
         progress,
     )
+    start = parallel.decided(lambda: start.cpu()).to(start.device)
     matrix = (start.T if settings.matrix_layout == "channels" else start).contiguous()
     matrix.requires_grad_()
     return _State(matrix, make_optimiser(matrix, settings), _random(settings, stream=0))
@@ -311,35 +311,6 @@ def _find_checkpoint(out: Path | None, belongs: Mapping[str, Any]) -> Checkpoint
     saved = checkpoint.load_checkpoint(path)
     checkpoint.check_belongs(saved.belongs, belongs, _FREE, path)
     return saved
-
-
-def _identity(
-    generator: Generator,
-    pack: DescriptorPack,
-    qmm: Measure,
-    segmenter: Segmenter | None,
-    settings: TrainSettings,
-) -> dict[str, Any]:
-    """All that the matrix depends on, as plain data: the core of both files' headers."""
-    card, seen = generator.card, None
-    if segmenter is not None:
-        seen = {"name": segmenter.name, "fingerprint": segmenter.card.fingerprint}
-    identity = {
-        "generator": {
-            "name": generator.name,
-            "weights": card.name,
-            "fingerprint": card.fingerprint,
-            "layout": generator.layout.digest,
-        },
-        "pack": pack.model_dump(mode="json"),
-        "clip": dict(qmm.identity),
-        "segmenter": seen,
-        "settings": settings.model_dump(mode="json"),
-        "seed": settings.seed,
-    }
-    # The round trip makes it equal to what a header gives back.
-    plain: dict[str, Any] = json.loads(json.dumps(identity))
-    return plain
 
 
 def _masks(run: _Run, state: _State, finished: bool, seconds: float | None) -> Masks:
@@ -382,9 +353,25 @@ def _save_interrupted(run: _Run, state: _State) -> str:
     )
 
 
+def _save_lost(run: _Run, state: _State) -> str:
+    """Save what there is and say what to go on from."""
+    done = f"It stopped after step {state.step} of {run.setup.settings.steps}"
+    if run.out is None:
+        return f"{done}; nothing was saved, as no folder was given."
+    # On a GPU the matrix may wait for the exchange that failed, and so would saving it.
+    if state.matrix.device.type == "cpu":
+        _save(run, state, run.out)
+    elif not (run.out / checkpoint.FILE).exists():
+        return f"{done}; there was no checkpoint yet."
+    return (
+        f"{done}; '{run.out / checkpoint.FILE}' goes on with the same command and --resume, on any "
+        "number of processes."
+    )
+
+
 def _report(run: _Run, state: _State, seconds: float) -> StepReport:
     """Means since the last report. Raises Sat3dError if they are no longer numbers."""
-    means = torch.stack(state.recent).mean(dim=0).tolist()
+    means = parallel.summed(torch.stack(state.recent).mean(dim=0)).tolist()
     samples = len(state.recent) * run.setup.settings.batch
     state.recent = []
     named = dict(zip((*PARTS, "total"), means, strict=True))

@@ -28,6 +28,7 @@ from sat3d.measuring.settings import MEASURES as MEASURES
 from sat3d.measuring.settings import EvaluateSettings as EvaluateSettings
 from sat3d.measuring.settings import parse_measures as parse_measures
 from sat3d.measuring.studio import Studio, draw_pairs, make_bank, measured
+from sat3d.parallel import gathered_objects, join, share
 from sat3d.progress import SILENT, Phase, Progress
 from sat3d.regions import region_table
 from sat3d.weights import fingerprint
@@ -82,10 +83,14 @@ def evaluate_all(
     identity: Reader | None = None,
     examples: int = 0,
 ) -> Evaluation:
-    """As :func:`evaluate`, with the pictures of the first ``examples`` pairs of each attribute."""
+    """As :func:`evaluate`, with the pictures of the first ``examples`` pairs of each attribute.
+
+    Started by ``torchrun``, the processes share the bank and the attributes; each gets all figures.
+    """
     settings = settings or EvaluateSettings()
     masks.check(generator)
     names = measured(masks.attributes, reader)
+    join(generator.device)
     began = time.monotonic()
     lpips, *notes = _lpips(settings, segmenter, generator.device)
     with progress.phase("Measuring", _total(generator, settings, len(names))) as phase:
@@ -96,7 +101,10 @@ def evaluate_all(
             name: draw_pairs(bank, name, k, settings.pairs, settings.seed)
             for k, name in enumerate(names)
         }
-        found = {name: measure_attribute(work, name, pairs[name], notes) for name in names}
+        own = [(name, measure_attribute(work, name, pairs[name], notes)) for name in share(names)]
+        known = dict(gathered_objects(own))
+        found = {name: known[name] for name in names}
+        notes = gathered_objects(notes)
         plain = unedited(work, names)
     figures = _figures(found)
     report = {

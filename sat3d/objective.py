@@ -10,6 +10,7 @@ from sat3d import losses
 from sat3d.descriptors import DescriptorPack
 from sat3d.interfaces import Generator, Segmenter
 from sat3d.mask import edit
+from sat3d.parallel import gathered, part
 from sat3d.pool import Measure, Pool, shrink
 from sat3d.regions import alterable, union
 from sat3d.settings import TrainSettings
@@ -113,21 +114,23 @@ def judge(setup: Setup, logits: Tensor, pairs: Pairs) -> dict[str, float]:
     the reference, leakage the share of other attributes that no longer read as in the source.
     """
     pieces: list[dict[str, Tensor]] = []
-    reached: list[Tensor] = []
-    kept: list[Tensor] = []
-    for rows in torch.arange(len(pairs[0])).split(setup.settings.batch):
+    own = torch.arange(len(pairs[0]))[part(len(pairs[0]))]
+    for rows in own.split(setup.settings.batch) if len(own) else ():
         first, second, chosen = (x[rows] for x in pairs)
         parts, found, _ = measure_edit(setup, logits, (first, second, chosen))
-        pieces.append({k: v.expand(len(rows)) for k, v in parts.items()})
         best = _first_choices(setup, found.cpu())
-        reached.append(_agree(setup, best, _first_choices(setup, setup.pool.readings[second])))
-        kept.append(_agree(setup, best, _first_choices(setup, setup.pool.readings[first])))
-    joined = {k: torch.cat([x[k] for x in pieces]) for k in PARTS}
+        one, two = (_first_choices(setup, setup.pool.readings[x]) for x in (first, second))
+        agree = {"reached": _agree(setup, best, two), "kept": _agree(setup, best, one)}
+        agree = {k: v.byte().to(logits.device) for k, v in agree.items()}
+        pieces.append({k: v.expand(len(rows)) for k, v in parts.items()} | agree)
+    mine = {k: torch.cat([x[k] for x in pieces]) for k in (pieces[0] if pieces else ())}
+    joined = gathered(mine, logits.device)
+    reached, kept = (joined.pop(k).bool().cpu() for k in ("reached", "kept"))
     target, other = pairs[2], ~pairs[2]
     return {
         "loss": float(losses.total_loss(joined, setup.settings.weights)),
-        "success": float(torch.cat(reached)[target].float().mean()),
-        "leakage": float((~torch.cat(kept))[other].float().sum() / max(int(other.sum()), 1)),
+        "success": float(reached[target].float().mean()),
+        "leakage": float((~kept)[other].float().sum() / max(int(other.sum()), 1)),
     }
 
 

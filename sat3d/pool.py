@@ -13,6 +13,7 @@ from torch import Tensor
 from sat3d.descriptors import DescriptorPack, Exclude, Quota, Rule
 from sat3d.errors import UsageError
 from sat3d.interfaces import Generator, Segmenter
+from sat3d.parallel import gathered, rank, world
 from sat3d.progress import SILENT, Phase, Progress
 from sat3d.regions import RegionTable, alterable, pack_masks, region_table
 from sat3d.settings import TrainSettings
@@ -96,7 +97,7 @@ def build_pool(
         table = region_table(pack, segmenter.labels, segmenter.name, generator.device)
     with progress.phase("Drawing the pool", settings.pool_size) as phase:
         kept = _fill(generator, pack, qmm, segmenter, table, settings, phase)
-    return _assemble(kept, table, settings)
+    return _assemble(_of_all(kept, generator.device), table, settings)
 
 
 def _fill(
@@ -108,15 +109,26 @@ def _fill(
     settings: TrainSettings,
     phase: Phase,
 ) -> list[dict[str, Tensor]]:
-    """Pieces of the pool by field name, until every place is taken."""
+    """Pieces of the pool by field name, until every place is taken; 'order' says which ones.
+
+    Several processes draw neighbouring chunks at the same time, and all decide alike.
+    """
     gate = _Gate(pack, settings.pool_size, settings.pool_size * settings.pool_tries)
     kept: list[dict[str, Tensor]] = []
-    for styles, cameras in _candidates(generator, settings):
+    candidates, seen = _candidates(generator, settings), 0
+    while gate.kept < settings.pool_size:
+        turn = [next(candidates) for _ in range(world())]
+        z, cameras = turn[rank()]
+        styles = generator.styles(generator.map(z, cameras, settings.truncation))
         image = generator.render(styles, cameras, draft=settings.draft).image
         embedding = qmm.encode_image(image)
-        keep = gate.admit(embedding, qmm).to(image.device)
+        verdicts = gathered({"": gate.verdicts(embedding, qmm)}, image.device)[""]
+        chosen = gate.admit(verdicts.cpu())
+        before = sum(len(z) for z, _ in turn[: rank()])
+        keep = chosen[(chosen >= before) & (chosen < before + len(z))].to(image.device) - before
         if len(keep):
             piece = {"styles": styles[keep], "probabilities": qmm.probabilities(embedding[keep])}
+            piece["order"] = seen + before + keep
             piece["images"] = shrink(image[keep], settings.compare_size).half()
             if cameras is not None:
                 piece["cameras"] = cameras[keep]
@@ -124,16 +136,26 @@ def _fill(
                 masks = alterable(segmenter.segment(image[keep]), table, settings.compare_size)
                 piece["regions"] = pack_masks(masks)
             kept.append(piece)
-        phase.advance(len(keep))
-        if gate.kept == settings.pool_size:
-            break
+        phase.advance(len(chosen))
+        seen += len(verdicts)
     return kept
+
+
+def _of_all(kept: list[dict[str, Tensor]], device: torch.device) -> list[dict[str, Tensor]]:
+    """The pieces of all processes in order of the candidates."""
+    if world() == 1:
+        return kept
+    names = list(kept[0]) if kept else []
+    own = {name: torch.cat([piece.pop(name) for piece in kept]) for name in names}
+    joined = gathered(own, device)
+    order = joined["order"].argsort()
+    return [{key: values[order] for key, values in joined.items()}]
 
 
 def _candidates(
     generator: Generator, settings: TrainSettings
 ) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """The endless row of candidates: styles [k, N], cameras [k, 25] or None; k is at most chunk.
+    """The endless row of candidates: z [k, Z], cameras [k, 25] or None; k is at most chunk.
 
     Drawn in blocks of a fixed size, so that the row does not depend on the chunk.
     """
@@ -142,8 +164,7 @@ def _candidates(
         z = generator.sample_latents(_BLOCK, seed)
         cameras = generator.sample_cameras(_BLOCK, seed)
         for rows in torch.arange(_BLOCK, device=z.device).split(settings.chunk):
-            some = None if cameras is None else cameras[rows]
-            yield generator.styles(generator.map(z[rows], some, settings.truncation)), some
+            yield z[rows], None if cameras is None else cameras[rows]
 
 
 class _Gate:
@@ -160,26 +181,35 @@ class _Gate:
         self.off_side = [0] * len(self.quotas)
         self.off_limit = [places - math.ceil(q.share * places) for q in self.quotas]
 
-    def admit(self, embedding: Tensor, qmm: Measure) -> Tensor:
-        """Indices [k] int64 (CPU) of the candidates [B, E] that are taken.
+    def verdicts(self, embedding: Tensor, qmm: Measure) -> Tensor:
+        """What the rules say of candidates [B, E], 1 is yes: [B, 1 + exclusions + quotas] uint8.
+
+        The first column says nothing; a pack without rules would leave nothing to exchange.
+        """
+        found = [embedding[:, 0].isnan()]
+        found += [qmm.rule_probability(embedding, r) >= r.above for r in self.exclude]
+        found += [_on_side(embedding, q, qmm) for q in self.quotas]
+        return torch.stack(found, dim=1).byte()
+
+    def admit(self, verdicts: Tensor) -> Tensor:
+        """Indices [k] int64 of the candidates that are taken, from verdicts [B, rules] (CPU).
 
         Raises UsageError when the limit of candidates is passed.
         """
-        out = [(qmm.rule_probability(embedding, r) >= r.above).tolist() for r in self.exclude]
-        on = [_on_side(embedding, q, qmm).tolist() for q in self.quotas]
-        chosen = [k for k in range(len(embedding)) if self._take([x[k] for x in out], k, on)]
+        flags: list[list[bool]] = verdicts.bool().tolist()
+        sides = 1 + len(self.exclude)
+        chosen = [k for k, x in enumerate(flags) if self._take(x[1:sides], x[sides:])]
         if self.kept < self.places and self.seen >= self.limit:
             raise UsageError(self._complaint())
         return torch.tensor(chosen, dtype=torch.int64)
 
-    def _take(self, excluded: list[bool], k: int, on: list[list[bool]]) -> bool:
+    def _take(self, excluded: list[bool], sides: list[bool]) -> bool:
         if self.kept == self.places:
             return False
         self.seen += 1
         self.turned_away = [n + x for n, x in zip(self.turned_away, excluded, strict=True)]
         if any(excluded):
             return False
-        sides = [x[k] for x in on]
         full = [n >= most for n, most in zip(self.off_side, self.off_limit, strict=True)]
         if any(f and not side for f, side in zip(full, sides, strict=True)):
             return False
@@ -215,6 +245,8 @@ def _assemble(
     """Join the pieces and shuffle them: a quota fills the end of the pool with one side."""
     source = torch.Generator().manual_seed(settings.pool_seed)
     order = torch.randperm(settings.pool_size, generator=source)
+    for piece in kept:
+        del piece["order"]
     joined: dict[str, Tensor] = {}
     for key in list(kept[0]):
         # Popping frees each piece, so that only one field is in memory twice.

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from sat3d.descriptors import DescriptorPack
 from sat3d.interfaces import Generator, Segmenter
+from sat3d.parallel import part, summed
 from sat3d.pool import Measure, Pool, draw_pairs, gaps, split
 from sat3d.progress import SILENT, Progress
 from sat3d.regions import RegionTable, alterable
@@ -49,7 +50,9 @@ def region_scores(
     total = torch.zeros(len(table.regions), len(index), device=pool.styles.device)
     seen = torch.zeros(len(table.regions), 1, device=pool.styles.device)
     for chunk in _chunks(min(settings.preselection.images, len(pool)), settings.batch, progress):
-        rows = chunk.to(pool.styles.device)
+        rows = chunk[part(len(chunk))].to(pool.styles.device)
+        if not len(rows):
+            continue  # more processes than images
         styles = pool.styles[rows].requires_grad_()
         image = generator.render(styles, pool.cameras_of(rows), draft=settings.draft).image
         with torch.no_grad():
@@ -62,7 +65,7 @@ def region_scores(
             )[0]
             total[a] += (gradient[:, index].abs() / size.clamp(min=1)[:, None]).sum(dim=0)
             seen[a] += (size > 0).sum()
-    mean = total / seen.clamp(min=1)
+    mean = summed(total) / summed(seen).clamp(min=1)
     return mean / mean.sum(dim=0).clamp(min=torch.finfo(mean.dtype).tiny)
 
 
@@ -91,15 +94,19 @@ def measured_effects(
         first, second, _ = draw_pairs(
             pool.readings, owner.cpu(), places, len(rows), 1, settings.min_gap, source
         )
-        share = torch.rand(len(rows), 1, generator=source)
+        share = torch.rand(len(rows), 1, generator=source).to(pool.styles.device)
+        own = part(len(rows))
+        if own.start == own.stop:
+            continue  # more processes than pairs
         for a, effect, valid in _effects(
-            generator, qmm, pool, settings, first, second, share.to(pool.styles.device)
+            generator, qmm, pool, settings, first[own], second[own], share[own]
         ):
             effect = effect[:, index] * valid[:, None]
             # Unit length: a pair with a tiny gap would otherwise drown all others.
             unit = F.normalize(effect, dim=1)
             sums[:, a] += torch.stack([effect.abs(), unit, unit.square()]).sum(dim=1)
             counts[a] += valid.sum()
+    sums, counts = summed(sums), summed(counts)
     size, mean, square = sums / counts.clamp(min=1)
     tiny = torch.finfo(size.dtype).tiny
     error = ((square - mean.square()).clamp(min=0) / counts.clamp(min=1)).sqrt()

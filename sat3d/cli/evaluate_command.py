@@ -82,6 +82,7 @@ def evaluate(
     """
     from sat3d.evaluation import EvaluateSettings, evaluate_all, parse_measures
     from sat3d.files import refuse_existing
+    from sat3d.parallel import is_main
     from sat3d.progress import open_progress
 
     settings = checked(
@@ -95,8 +96,11 @@ def evaluate(
     judge = find_reader(reader, loaded)
     who = find_identity(identity, judge, loaded)
     outline = find_segmenter(segmenter, loaded)
-    watch, shown = open_progress(quiet=quiet), examples if report else 0
+    watch = open_progress(quiet=quiet or not is_main())
+    shown = examples if report else 0
     found = evaluate_all(loaded, known, judge, outline, settings, watch, who, shown)
+    if not is_main():
+        return
     found.figures["masks"] = {"path": str(masks), **found.figures["masks"]}
     _write(found, as_json, as_csv, report)
     _tell(found.figures)

@@ -68,6 +68,7 @@ def train(
       sat3d train --generator eg3d --preset paper --set weights.background=0 --out runs/no-bg
     """
     from sat3d.engine import train as learn
+    from sat3d.parallel import is_main
     from sat3d.progress import open_progress
     from sat3d.registry import discover, load_generator, resolve_device
     from sat3d.settings import override
@@ -84,11 +85,12 @@ def train(
     _check_folder(folder, resume, overwrite)
     qmm = _qmm(clip, clip_pretrained, pack, loaded, catalogue)
     outline = _segmenter(segmenter, segmenter_weights, loaded, catalogue)
-    progress = open_progress(quiet=quiet or as_json)
+    progress = open_progress(quiet=quiet or as_json or not is_main())
     masks = learn(
         loaded, pack, qmm, outline, settings, out=folder, resume=resume, progress=progress
     )
-    _tell(masks, folder, as_json)
+    if is_main():
+        _tell(masks, folder, as_json)
 
 
 def _check_folder(folder: Path, resume: bool, overwrite: bool) -> None:

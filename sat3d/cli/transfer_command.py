@@ -18,7 +18,7 @@ from sat3d.cli.loading import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from sat3d.artifact import Masks
     from sat3d.interfaces import Generator
@@ -29,31 +29,39 @@ if TYPE_CHECKING:
 
 Space = Literal["w", "w+", "s"]
 _SOURCE_HELP = "seed:N, a saved latent (.safetensors) or an image file."
+_MANIFEST_HELP = "Many pairs: CSV with source, reference, attributes[, intensity, name]."
+_VIEWS = 5
+_Views = Annotated[
+    int | None, typer.Option(min=1, max=15, help="Views from -25 to 25 degrees; by default 5.")
+]
+_Video = Annotated[
+    Path | None, typer.Option(help="Also a turn as .mp4 or .gif; a bare name goes to --out.")
+]
+_Batch = Annotated[
+    int | None, typer.Option(min=1, help="Pairs of --manifest at once; by default 8.")
+]
 
 
 def transfer(
     masks: MasksOption,
-    source: Annotated[str, typer.Option("--source", help=_SOURCE_HELP)],
-    attribute: Annotated[
-        list[str], typer.Option("--attribute", help="NAME, or NAME=REFERENCE; may be repeated.")
-    ],
     out: Annotated[Path, typer.Option("--out", help="Folder for the results.")],
+    source: Annotated[str | None, typer.Option("--source", help=_SOURCE_HELP)] = None,
+    attribute: Annotated[
+        list[str] | None, typer.Option(help="NAME, or NAME=REFERENCE; may be repeated.")
+    ] = None,
     reference: Annotated[
         str | None, typer.Option("--reference", help="As --source, for every plain NAME.")
     ] = None,
+    manifest: Annotated[Path | None, typer.Option("--manifest", help=_MANIFEST_HELP)] = None,
     intensity: Annotated[
         float | None, typer.Option("--intensity", help="Strength of the edit; by default 1.")
     ] = None,
     sweep: Annotated[
         str | None, typer.Option("--sweep", help="Several intensities, FROM:TO:COUNT.")
     ] = None,
-    views: Annotated[
-        int, typer.Option("--views", min=1, max=15, help="Views from -25 to 25 degrees.")
-    ] = 5,
-    video: Annotated[
-        Path | None,
-        typer.Option("--video", help="Also a turn as .mp4 or .gif; a bare name goes to --out."),
-    ] = None,
+    views: _Views = None,
+    video: _Video = None,
+    batch: _Batch = None,
     generator: GeneratorOption = None,
     weights: WeightsOption = None,
     device: DeviceOption = "auto",
@@ -72,7 +80,8 @@ def transfer(
     """Carry attributes of references over to a source.
 
     Attributes without a reference of their own are taken together from --reference; those written
-    NAME=REFERENCE one after the other.
+    NAME=REFERENCE one after the other. With --manifest, every row of a CSV file is a pair, and the
+    same command goes on after a kill.
 
     \b
     Examples:
@@ -80,24 +89,116 @@ def transfer(
           --attribute beard --out runs/beard
       sat3d transfer --masks runs/faces --source me.png --attribute beard=ref1.png \\
           --attribute eyeglasses=seed:8 --sweep 0:2:5 --video turn.mp4 --out runs/me
+      sat3d transfer --masks runs/faces --manifest pairs.csv --out runs/pairs
     """
     from sat3d.files import folder_written_whole
     from sat3d.progress import open_progress
     from sat3d.transfer_report import draw_all
     from sat3d.transfers import parse_attributes
 
+    settings = _settings(space, steps, max_seconds)
+    if manifest is not None:
+        single = {"source": source, "attribute": attribute, "reference": reference,
+                  "sweep": sweep, "views": views, "video": video}  # fmt: skip
+        _refuse_beside("--manifest", single)
+        plan = (manifest, 1.0 if intensity is None else intensity, batch, truncation, settings)
+        _transfer_list((masks, generator, weights, device), plan, out, overwrite, as_json, quiet)
+        return
+    _refuse_beside("a single transfer", {"batch": batch})
+    if source is None:
+        raise _nothing_asked()
     strengths = _strengths(intensity, sweep)
-    wanted = parse_attributes(attribute, reference)
+    wanted = parse_attributes(attribute or [], reference)
     progress = open_progress(quiet=quiet or as_json)
     # The folder comes first: a wrong --out must not cost minutes of inversion.
     with folder_written_whole(out, overwrite) as folder:
         film = _film(video, folder, overwrite)
         pair = load_pair(masks, generator, weights, device)
-        resolver = _Resolver(pair[1], truncation, _settings(space, steps, max_seconds), progress)
-        job = _job(pair, resolver, source, wanted, strengths, views, film)
+        resolver = _Resolver(pair[1], truncation, settings, progress)
+        job = _job(pair, resolver, source, wanted, strengths, views or _VIEWS, film)
         outcomes = draw_all(job, progress)
         told = _write(folder, job, outcomes, masks, film, progress)
     _tell(told, out, as_json)
+
+
+def _nothing_asked() -> Exception:
+    from sat3d.errors import UsageError
+
+    return UsageError("there is no source. Give --source and --attribute, or --manifest.")
+
+
+def _refuse_beside(what: str, options: "Mapping[str, object]") -> None:
+    """Raise UsageError for options that mean nothing here."""
+    from sat3d.errors import UsageError
+
+    given = [f"--{name}" for name, value in options.items() if value is not None]
+    if given:
+        raise UsageError(f"{', '.join(given)} cannot be used with {what}. Leave out one of them.")
+
+
+def _transfer_list(
+    loading: "tuple[Path, str | None, str | None, str]",
+    plan: "tuple[Path, float, int | None, float, InvertSettings]",
+    out: Path,
+    overwrite: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """All pairs of a manifest; started by ``torchrun``, this process's share of them."""
+    from sat3d.artifact import load_masks
+    from sat3d.bulk import bulk_transfer, check_latents
+    from sat3d.bulk_folder import BulkSettings
+    from sat3d.errors import Sat3dError
+    from sat3d.manifest import read_manifest
+    from sat3d.parallel import rank
+    from sat3d.progress import open_progress
+    from sat3d.transfers import check_intensity
+
+    path, intensity, batch, truncation, invert = plan
+    where, generator, weights, device = loading
+    # The list comes first: it is quick to read, and a generator is not quick to load.
+    listed = read_manifest(path, load_masks(where), check_intensity(intensity))
+    _refuse_problems(path, listed.problems)
+    masks, loaded = load_pair(where, generator, weights, device)
+    _refuse_problems(path, check_latents(listed, loaded))
+    settings = BulkSettings(batch or BulkSettings.batch, truncation, invert)
+    progress = open_progress(quiet=quiet or as_json or rank() > 0)
+    told = bulk_transfer(
+        loaded, masks, listed, out, settings, overwrite=overwrite, progress=progress
+    )
+    failed = told["run"]["failed"]
+    for one in failed:
+        typer.echo(f"line {one['line']}: {one['reason']}", err=True)
+    if as_json and rank() == 0:
+        typer.echo(json.dumps({**told, "out": str(out)}, indent=2))
+    elif not as_json:
+        _tell_list(told, out)
+    if failed:
+        raise Sat3dError(f"{len(failed)} pairs failed, see above. The same command tries again.")
+
+
+def _refuse_problems(path: Path, problems: "Sequence[str]") -> None:
+    """One line for each bad row, then the error."""
+    from sat3d.errors import InputError
+    from sat3d.parallel import is_main
+
+    for problem in problems if is_main() else ():
+        typer.echo(problem, err=True)
+    if problems:
+        raise InputError(
+            f"manifest '{path}' has {len(problems)} bad rows, named above. Correct them; nothing "
+            "was transferred."
+        )
+
+
+def _tell_list(told: dict[str, Any], out: Path) -> None:
+    own = told["run"]
+    who = f"process {own['rank']} of {own['processes']}: " if own["processes"] > 1 else ""
+    typer.echo(
+        f"{who}{own['written']} pairs in {own['seconds']:.1f} s, "
+        f"{own['pairs_per_second']:.2f} pairs/s, {own['found']} were there before"
+    )
+    typer.echo(f"{who}{out / 'record.json'}: {told['done']} of {told['pairs']} pairs are done")
 
 
 def _strengths(intensity: float | None, sweep: str | None) -> list[float]:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sat3d.errors import Sat3dError, UsageError
 from sat3d.interfaces import Codes, Generator, Reader, Render, Segmenter
+from sat3d.parallel import gathered_objects, share
 from sat3d.progress import Phase
 from sat3d.regions import RegionTable, alterable, pack_masks
 
@@ -138,20 +139,18 @@ def make_bank(studio: Studio, size: int, seed: int, truncation: float) -> Bank:
     generator = studio.generator
     z = generator.sample_latents(size, SEED_SPACE + seed)
     cameras = generator.sample_cameras(size, SEED_SPACE + seed)
-    w, images, looks, regions = [], [], [], []
-    styles = []
-    for part in parts(size, studio.batch):
-        w.append(generator.map(z[part], truncation=truncation))
-        styles.append(generator.styles(w[-1]))
-        image = studio.draw(styles[-1], None if cameras is None else cameras[part]).image
-        images.append(image.cpu())
-        looks.append(studio.look(image))
-        found = studio.regions(image)
-        if found is not None:
-            regions.append(found)
+    w = [generator.map(z[part], truncation=truncation) for part in parts(size, studio.batch)]
+    styles = [generator.styles(x) for x in w]
+    own = []
+    for k, part in share(list(enumerate(parts(size, studio.batch)))):
+        image = studio.draw(styles[k], None if cameras is None else cameras[part]).image
+        own.append((k, image.cpu(), studio.look(image), studio.regions(image)))
+    seen = sorted(gathered_objects(own), key=lambda x: x[0])
     codes = Codes(torch.cat(styles), torch.cat(w), cameras)
+    regions = [x[3] for x in seen if x[3] is not None]
     outlines = torch.cat(regions) if regions else None
-    return Bank(codes, torch.cat(images), join_looks(looks), outlines)
+    images = torch.cat([x[1] for x in seen])
+    return Bank(codes, images, join_looks([x[2] for x in seen]), outlines)
 
 
 def draw_pairs(bank: Bank, name: str, row: int, count: int, seed: int) -> Tensor:
