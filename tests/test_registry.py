@@ -107,7 +107,7 @@ from sat3d import DescriptorSpec, hookimpl
 @hookimpl
 def register_descriptors(register):
     register(DescriptorSpec("faces", "mine", Path("mine.yaml")))
-    register(DescriptorSpec("cars", "mine too", Path("cars.yaml")))
+    register(DescriptorSpec("boats", "mine too", Path("boats.yaml")))
 """
     installer.install("a-first-in-the-alphabet", code)
     problem = only_problem("a_first_in_the_alphabet")
@@ -115,7 +115,7 @@ def register_descriptors(register):
     assert "of sat3d 0" in problem.reason
     catalogue = discover()
     assert catalogue.descriptor("faces").distribution == "sat3d"
-    assert catalogue.descriptor("cars").distribution == "a-first-in-the-alphabet"
+    assert catalogue.descriptor("boats").distribution == "a-first-in-the-alphabet"
 
 
 def test_two_distributions_with_the_same_entry_point_name_are_both_loaded(installer):
