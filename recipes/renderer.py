@@ -23,8 +23,6 @@ Scalar = Tensor | float
 Vec = tuple[Tensor, Tensor, Tensor]
 Point = tuple[Scalar, Scalar, Scalar]
 
-NEAR = 2.2
-BACKDROP_RADIUS = 0.48
 TRACE_STEPS = 44
 GAMMA = 2.2
 
@@ -256,6 +254,12 @@ class Scene:
     surface: Callable[[Vec], Surface]
     light: Light
     backdrop: tuple[Tensor, Tensor]
+    near: float = 2.2
+    """Where rays begin."""
+    backdrop_radius: float = 0.48
+    """Rays end at the far side of a sphere of this radius around the origin."""
+    viewer: tuple[float, float, float] = (0.0, 0.0, 1.0)
+    """Unit direction of the viewer that the gloss is painted for."""
 
 
 class Rendered(NamedTuple):
@@ -276,22 +280,22 @@ def advance(origin: Vec, direction: Vec, t: Tensor) -> Vec:
     )
 
 
-def backdrop_depth(origin: Vec, direction: Vec) -> Tensor:
+def backdrop_depth(origin: Vec, direction: Vec, radius: float = 0.48) -> Tensor:
     """Ray parameter [B, N] of the far side of the backdrop sphere (of its rim for a miss)."""
     middle = -dot(origin, direction)
     gap = dot(origin, origin) - middle.square()
-    return middle + (BACKDROP_RADIUS**2 - gap).clamp_min(0).sqrt()
+    return middle + (radius**2 - gap).clamp_min(0).sqrt()
 
 
 def trace(
-    distance: Callable[[Vec], Tensor], origin: Vec, direction: Vec, far: Tensor
+    distance: Callable[[Vec], Tensor], origin: Vec, direction: Vec, near: float, far: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Sphere tracing from NEAR to `far`: ray parameters and hit mask, each [B, N].
+    """Sphere tracing from `near` to `far`: ray parameters and hit mask, each [B, N].
 
     A ray that still skims a surface after the last step counts as a hit: a miss would show as a
     speck of backdrop along the outline.
     """
-    t = torch.full_like(far, NEAR)
+    t = torch.full_like(far, near)
     for _ in range(TRACE_STEPS):
         t = torch.minimum(t + 0.9 * distance(advance(origin, direction, t)), far)
     return t, t < far
@@ -314,16 +318,18 @@ def ambient_occlusion(distance: Callable[[Vec], Tensor], p: Vec, normal: Vec) ->
     return torch.exp(-0.42 * blocked)
 
 
-def shade(surface: Surface, normal: Vec, occlusion: Tensor, light: Light) -> Tensor:
+def shade(
+    surface: Surface, normal: Vec, occlusion: Tensor, light: Light, viewer: Sequence[float]
+) -> Tensor:
     """Display colours [B, N, 3] in [0, 1].
 
     Diffuse light wraps around the form, the sky is a little brighter than the ground, and the
-    gloss is painted for a viewer in front (+z), so the true viewpoint does not matter.
+    gloss is painted for a fixed viewer, so the true viewpoint does not matter.
     """
     diffuse = (0.5 + 0.5 * dot(normal, light.direction)).square()
     sky = 0.34 + 0.12 * normal[1]
     x, y, z = light.direction
-    half = normalize((x, y, z + 1))
+    half = normalize((x + viewer[0], y + viewer[1], z + viewer[2]))
     sheen = surface.gloss * dot(normal, half).clamp_min(0).pow(20)
     received = occlusion * (sky + light.strength * diffuse)
     linear = surface.albedo * received.unsqueeze(-1) + (sheen * occlusion).unsqueeze(-1)
@@ -333,13 +339,13 @@ def shade(surface: Surface, normal: Vec, occlusion: Tensor, light: Light) -> Ten
 def _view(scene: Scene, cameras: Tensor, resolution: int) -> tuple[Tensor, Tensor, Tensor]:
     """Colours [B, N, 3] in [0, 1], labels [B, N] and depths [B, N] through pixel centres."""
     origin, direction = camera_rays(cameras, resolution)
-    far = backdrop_depth(origin, direction)
-    t, hit = trace(scene.distance, origin, direction, far)
+    far = backdrop_depth(origin, direction, scene.backdrop_radius)
+    t, hit = trace(scene.distance, origin, direction, scene.near, far)
     p = advance(origin, direction, t)
     normal = normals(scene.distance, p)
     surface = scene.surface(p)
     occlusion = ambient_occlusion(scene.distance, p, normal)
-    colour = shade(surface, normal, occlusion, scene.light)
+    colour = shade(surface, normal, occlusion, scene.light, scene.viewer)
     bottom, top = scene.backdrop
     wall = mix(bottom, top, soft_below(-p[1], 0.0, 0.8))
     return torch.where(hit.unsqueeze(-1), colour, wall), surface.label * hit, t

@@ -323,14 +323,14 @@ def test_the_packages_generator_reads_weights_of_its_own_kind_only(package, tmp_
 # ---------------------------------------------------------------- the recipes page
 
 
-RECIPES = ("generator", "text_image", "segmenter", "readers", "encoder")
+RECIPES = ("generator", "generator2d", "text_image", "segmenter", "readers", "encoder")
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_every_recipe_is_documented_with_its_own_default_minutes(recipe):
     text = (ROOT / "recipes" / "README.md").read_text()
-    assert f"python -m recipes.avatars.{recipe}" in text
-    source = (ROOT / "recipes" / "avatars" / f"{recipe}.py").read_text()
+    assert f"python -m recipes.{recipe}" in text
+    source = (ROOT / "recipes" / f"{recipe}.py").read_text()
     minutes = re.search(r'minutes=([\d.]+)|"--minutes", type=float, default=([\d.]+)', source)
     assert minutes, "no default budget"
     row = re.search(rf"^\| `{recipe}` .*$", text, re.M)

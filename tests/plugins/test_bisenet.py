@@ -154,9 +154,10 @@ def test_files_that_are_not_ours_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not BUNDLED.is_file(), reason="the bundled segmenter is not there")
 def test_the_bundled_segmenter_labels_renders() -> None:
-    from recipes.avatars import world
+    from recipes import worlds
     from recipes.renderer import orbit_camera
 
+    world = worlds.load("avatars")
     factors = world.sample_factors(4, torch.Generator().manual_seed(79))
     yaw = torch.linspace(-0.3, 0.3, 4)
     truth = world.render(factors, orbit_camera(yaw, 0 * yaw), 64, supersample=1)

@@ -24,11 +24,12 @@ def bundled() -> QMM:
 @pytest.fixture(scope="module")
 def heads() -> torch.Tensor:
     """Eight heads without hats, seen from the front."""
-    from recipes.avatars import world
+    from recipes import worlds
     from recipes.renderer import orbit_camera
 
+    world = worlds.load("avatars")
     factors = world.sample_factors(40, torch.Generator().manual_seed(77))
-    hat = [f.name for f in world.FACTORS].index("hat")
+    hat = [f.name for f in world.factors].index("hat")
     bare = factors[(factors.classes[:, hat] == 0).nonzero().squeeze(1)[:8]]
     yaw = torch.linspace(-0.3, 0.3, 8)
     return world.render(bare, orbit_camera(yaw, 0 * yaw), 64, supersample=1).image

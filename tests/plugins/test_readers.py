@@ -103,11 +103,12 @@ def test_encoder_survives_being_written_and_read(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not BUNDLED.is_file(), reason="the bundled readers are not there")
 def test_the_bundled_readers_read_renders() -> None:
-    from recipes.avatars import world
+    from recipes import worlds
     from recipes.renderer import orbit_camera
 
+    world = worlds.load("avatars")
     factors = world.sample_factors(40, torch.Generator().manual_seed(78))
-    names = [f.name for f in world.FACTORS]
+    names = [f.name for f in world.factors]
     bare = factors[(factors.classes[:, names.index("hat")] == 0).nonzero().squeeze(1)[:8]]
     yaw = torch.linspace(-0.3, 0.3, 8)
     images = world.render(bare, orbit_camera(yaw, 0 * yaw), 64, supersample=1).image

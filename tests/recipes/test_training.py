@@ -2,29 +2,34 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from sat3d_plugins.segmenters.deeplabv3.networks import VOC_LABELS
 
-from recipes.avatars import captions, encoder, fitting, readers, segmenter, text_image
-from recipes.avatars.data import Renders, augment, shrunk, to_float
-from recipes.avatars.world import FACTORS, LABELS, sample_cameras, sample_factors
-from recipes.renderer import orbit_camera
-from sat3d.descriptors import load_pack, parse_pack
+from recipes import captions, encoder, fitting, readers, segmenter, text_image, worlds
+from recipes.data import Renders, augment, shrunk, to_float
+from recipes.worlds import World
+from sat3d.descriptors import parse_pack
 from sat3d.qmm import IDS, ROWS, WORDS
 from sat3d.weights import load_weights, read_header, save_weights
 
+AVATARS, CATS, CARS = (worlds.load(name) for name in ("avatars", "cats", "cars"))
 
-def noise(count: int, seed: int) -> Renders:
+
+def noise(world: World, count: int, seed: int) -> Renders:
     """Renders that show nothing: right in kind, and quick."""
     source = torch.Generator().manual_seed(seed)
+    factors = world.sample_factors(count, source)
     return Renders(
+        world,
         torch.randint(256, (count, 3, 128, 128), dtype=torch.uint8, generator=source),
-        torch.randint(len(LABELS), (count, 128, 128), dtype=torch.uint8, generator=source),
-        torch.zeros(count, 1, 64, 64, dtype=torch.float16),
-        sample_factors(count, source),
-        sample_cameras(count, source),
+        torch.randint(len(world.labels), (count, 128, 128), dtype=torch.uint8, generator=source),
+        torch.zeros(count, 128, 128, dtype=torch.float16),
+        factors,
+        world.cameras_for(factors, source),
     )
 
 
@@ -32,25 +37,40 @@ def noise(count: int, seed: int) -> Renders:
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Runs a recipe's main on the CPU and returns its weights' tensors and header."""
 
-    def renders(count: int, seed: int, *_: object) -> Renders:
-        return noise(count, seed)
+    def renders(world: World, count: int, seed: int, *_: object) -> Renders:
+        return noise(world, count, seed)
 
     def main(module: object, *more: str) -> tuple[dict[str, torch.Tensor], dict]:
         out = tmp_path / "out.safetensors"
         words = ["x", "--out", out, "--work", tmp_path / "work", "--device", "cpu", "--steps", "2"]
-        words += ["--batch", "6", "--count", "16", "--held-out", "8", *more]
+        words += ["--batch", "12", "--count", "16", "--held-out", "8", *more]
         monkeypatch.setattr(sys, "argv", [str(word) for word in words])
         module.main()  # type: ignore[attr-defined]
         return load_weights(out)
 
     monkeypatch.setattr(fitting, "renders", renders)
     monkeypatch.setattr(text_image, "CAPTIONS", 300)
+    monkeypatch.setattr(segmenter, "DEEPLAB_SIZE", 64)
     return main
 
 
-@pytest.mark.parametrize("module", [text_image, segmenter, readers, encoder])
-def test_a_recipe_writes_weights_that_say_how_they_came_about(module: object, run) -> None:
-    tensors, header = run(module, "--seed", "3")
+@pytest.mark.parametrize(
+    ("module", "world"),
+    [
+        (text_image, "avatars"),
+        (segmenter, "avatars"),
+        (segmenter, "cats"),
+        (readers, "avatars"),
+        (readers, "cars"),
+        (encoder, "avatars"),
+        (encoder, "cars"),
+    ],
+)
+def test_a_recipe_writes_weights_that_say_how_they_came_about(
+    module: object, world: str, run
+) -> None:
+    few = ["--batch", "4"] if module is segmenter else []
+    tensors, header = run(module, "--seed", "3", "--world", world, *few)
     assert all(torch.isfinite(x).all() for x in tensors.values())
     assert header["seed"] == 3
     assert header["training"]["trained_steps"] == 2
@@ -69,6 +89,23 @@ def test_text_image_weights_know_nothing_of_words_never_seen(run) -> None:
     figures = header["figures"]
     assert {"hairstyle", "beard", "pool_hat", "mean_max_128"} <= set(figures)
     assert 0 < figures["beard"]["mean_max"] <= 1
+
+
+def test_one_text_image_model_serves_several_worlds(run) -> None:
+    tensors, header = run(text_image, "--world", "cats", "--with", "cars")
+    assert header["worlds"] == ["cats", "cars"]
+    assert set(header["figures"]["cats"]) >= set(CATS.attributes)
+    assert set(header["figures"]["cars"]) >= set(CARS.attributes)
+    # Twice the words are some kilobytes; the image tower is what weighs.
+    assert tensors[ROWS].numel() < 0.05 * sum(x.numel() for x in tensors.values())
+
+
+def test_the_segmenter_of_cats_knows_the_animal_and_the_rest() -> None:
+    assert segmenter.names_of(CATS) == ("background", "cat")
+    assert segmenter.names_of(CATS)[1] in VOC_LABELS
+    data = noise(CATS, 2, 0)
+    assert torch.equal(segmenter.truth_of(data) == 1, data.labels > 0)
+    assert segmenter.truth_of(noise(AVATARS, 2, 0)).max() > 1
 
 
 def test_a_killed_run_goes_on_from_its_checkpoint(
@@ -105,42 +142,52 @@ def test_the_encoder_goes_into_the_generators_file(tmp_path: Path, run) -> None:
     json.dumps(read_header(into))
 
 
-def test_every_phrase_of_the_pack_has_a_question() -> None:
-    found = captions.check(load_pack(text_image.PACK))
-    values = {f.name: f.values for f in FACTORS}
-    for question in found.values():
-        assert len(question.answer_of) == len(values[question.factor])
+@pytest.mark.parametrize("world", [AVATARS, CATS, CARS], ids=lambda w: w.name)
+def test_every_phrase_of_a_pack_has_a_question(world: World) -> None:
+    pack = text_image.pack_of(world)
+    found = captions.check(world, pack)
+    assert set(pack.names) == set(world.attributes)
+    assert pack.template == world.templates[0]
+    for name in pack.names:
+        assert found[name].factor == name
+    for question in world.questions:
+        assert len(question.answer_of) == len(world.values(question.factor))
         assert set(question.answer_of) == set(range(len(question.answers)))
+        words = [w for answer in question.answers for w in answer]
+        assert len(set(words)) == len(words)
     data = {"name": "x", "title": "x", "domain": "x", "template": "{}"}
     group = {"name": "g", "phrases": ["big ears", "small ears"]}
     data["attributes"] = [{"name": "ears", "title": "Ears", "groups": [group]}]
     with pytest.raises(ValueError, match="big ears"):
-        captions.check(parse_pack(data, "the test"))
+        captions.check(world, parse_pack(data, "the test"))
 
 
-def test_captions_say_what_their_facts_hold() -> None:
-    texts, facts = captions.write_captions(200, seed=0)
-    assert captions.write_captions(200, seed=0) == (texts, facts)
+@pytest.mark.parametrize("world", [AVATARS, CATS, CARS], ids=lambda w: w.name)
+def test_captions_say_what_their_facts_hold(world: World) -> None:
+    texts, facts = captions.write_captions(world, 200, seed=0)
+    assert captions.write_captions(world, 200, seed=0) == (texts, facts)
     for text, said in zip(texts, facts, strict=True):
-        held = [(f.name, value) for f, value in zip(FACTORS, said, strict=True) if value >= 0]
+        held = [(f.name, v) for f, v in zip(world.factors, said, strict=True) if v >= 0]
         assert len(held) in (2, 3)
         for name, value in held:
-            question = next(q for q in captions.QUESTIONS if q.factor == name)
+            question = next(q for q in world.questions if q.factor == name)
             assert any(words in text for words in question.answers[value])
 
 
 def test_angles_are_those_of_the_cameras() -> None:
-    yaw, pitch = torch.tensor([-0.5, 0.0, 0.4]), torch.tensor([0.2, 0.0, -0.25])
-    data = noise(3, 0)
-    found = Renders(
-        data.images, data.labels, data.depths, data.factors, orbit_camera(yaw, pitch)
-    ).angles()
+    yaw, pitch = torch.tensor([-0.5, 3.1, -2.4]), torch.tensor([0.2, 0.0, -0.25])
+    found = replace(noise(CARS, 3, 0), cameras=CARS.cameras.at(yaw, pitch)).angles()
     assert torch.allclose(found, torch.stack([yaw, pitch], 1), atol=1e-5)
+
+
+def test_angles_differ_by_the_short_way_round() -> None:
+    found = encoder.turned(torch.tensor([[3.1, 0.1]]), torch.tensor([[-3.1, 0.0]]))
+    torch.testing.assert_close(found, torch.tensor([[6.2 - 2 * torch.pi, 0.1]]))
 
 
 def test_augmented_images_keep_their_size_and_range() -> None:
     torch.manual_seed(0)
-    images = to_float(noise(10, 1).images)
+    images = to_float(noise(CATS, 10, 1).images)
     for _ in range(4):
         found = augment(images)
         assert found.shape == images.shape
@@ -153,13 +200,13 @@ def test_augmented_images_keep_their_size_and_range() -> None:
 def test_renders_are_drawn_once_and_then_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from recipes.avatars import data
+    from recipes import data
 
-    drawn = noise(4, 0)
+    drawn = noise(CATS, 4, 0)
     monkeypatch.setattr(data, "_draw", lambda *_: (drawn.images, drawn.labels, drawn.depths))
-    first = data.renders(4, 5, "cpu", tmp_path)
+    first = data.renders(CATS, 4, 5, "cpu", tmp_path)
     monkeypatch.setattr(data, "_draw", lambda *_: pytest.fail("drawn again"))
-    second = data.renders(4, 5, "cpu", tmp_path)
+    second = data.renders(CATS, 4, 5, "cpu", tmp_path)
     assert torch.equal(first.images, second.images)
     assert torch.equal(first.factors.classes, second.factors.classes)
     assert torch.equal(first.cameras, second.cameras)

@@ -7,10 +7,12 @@ import torch
 import torch.nn.functional as F
 
 from recipes import renderer as r
-from recipes.avatars import world
-from recipes.avatars.world import FACTORS, LABELS, Factors
+from recipes import worlds
+from recipes.renderer import Factors
 
 SIZE = 40
+AVATARS = worlds.load("avatars")
+FACTORS, LABELS = AVATARS.factors, AVATARS.labels
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -29,7 +31,7 @@ def plain(**values: str) -> Factors:
 
 def look(factors: Factors, yaw: float = 0.0) -> r.Rendered:
     yaws = torch.full((len(factors),), yaw)
-    return world.render(factors, r.orbit_camera(yaws, 0 * yaws), SIZE, supersample=1)
+    return AVATARS.render(factors, r.orbit_camera(yaws, 0 * yaws), SIZE, supersample=1)
 
 
 def count(rendered: r.Rendered, *names: str) -> int:
@@ -38,13 +40,13 @@ def count(rendered: r.Rendered, *names: str) -> int:
 
 @pytest.fixture(scope="module")
 def sample() -> r.Rendered:
-    factors = world.sample_factors(3, seeded())
-    cameras = world.sample_cameras(3, seeded(1))
-    return world.render(factors, cameras, SIZE, supersample=2, chunk=2)
+    factors = AVATARS.sample_factors(3, seeded())
+    cameras = AVATARS.cameras.sample(3, seeded(1))
+    return AVATARS.render(factors, cameras, SIZE, supersample=2, chunk=2)
 
 
 def test_factors_are_drawn_from_their_priors() -> None:
-    factors = world.sample_factors(4000, seeded())
+    factors = AVATARS.sample_factors(4000, seeded())
     for column, factor in enumerate(FACTORS):
         share = factors.classes[:, column].bincount(minlength=len(factor.values)) / 4000
         expected = torch.tensor(factor.prior or (1.0,))
@@ -54,15 +56,15 @@ def test_factors_are_drawn_from_their_priors() -> None:
 
 
 def test_same_seed_gives_same_images(sample: r.Rendered) -> None:
-    factors, again = (world.sample_factors(3, seeded()) for _ in range(2))
+    factors, again = (AVATARS.sample_factors(3, seeded()) for _ in range(2))
     assert torch.equal(factors.classes, again.classes)
     assert torch.equal(factors.variations, again.variations)
-    single = world.render(factors[1], world.sample_cameras(3, seeded(1))[1:2], SIZE)
+    single = AVATARS.render(factors[1], AVATARS.cameras.sample(3, seeded(1))[1:2], SIZE)
     torch.testing.assert_close(single.image, sample.image[1:2], atol=1e-4, rtol=0)
 
 
 def test_batches_slice_and_concatenate() -> None:
-    factors = world.sample_factors(4, seeded())
+    factors = AVATARS.sample_factors(4, seeded())
     joined = Factors.cat([factors[0], factors[1:]])
     assert len(joined) == 4
     assert torch.equal(joined.variations, factors.variations)

@@ -1,4 +1,8 @@
-"""Trains the bundled text-image model on renders: ``python -m recipes.avatars.text_image``.
+"""Trains a text-image model on renders: ``python -m recipes.text_image --world avatars``.
+
+One model may serve several worlds: ``--with cars`` after ``--world cats`` trains it on both, a
+share of every batch from each. The groups of a pack only compete among themselves, so words of
+another world cost their rows of the word table and nothing else; what costs is the image tower.
 
 Contrastive, with many positives. For every question (hair colour, beard ...) the image's logits
 over the answers, in random wordings, are trained by cross-entropy; captions of two or three facts
@@ -7,10 +11,11 @@ needs them: smoothed targets under a bounded logit scale, and blends of two imag
 the same blend of answers, so that a half-way edit is measured as half-way.
 """
 
+import argparse
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +26,17 @@ from sat3d_plugins import descriptors
 from sat3d_plugins.clip import AVATARS
 from torch import Tensor
 
-from recipes.avatars.captions import QUESTIONS, TEMPLATES, Question, check, write_captions
-from recipes.avatars.data import Renders, augment, shrunk, to_float
-from recipes.avatars.fitting import Options, datasets, fit, forget, options
+from recipes import worlds
+from recipes.captions import check, write_captions
+from recipes.data import Renders, augment, shrunk, to_float
+from recipes.fitting import Options, datasets, fit, forget, options
+from recipes.worlds import World
+from recipes.worlds.world import Question
 from sat3d.descriptors import DescriptorPack, load_pack
 from sat3d.qmm import QMM, pack_words
 from sat3d.registry import Catalogue, Offer
 from sat3d.weights import save_weights
 
-PACK = Path(descriptors.__file__).parent / "faces.yaml"
 CAPTIONS = 20_000
 CAPTIONS_PER_STEP = 256
 SMOOTHING = 0.18
@@ -38,6 +45,17 @@ CAPTION_WEIGHT = 0.2
 CAPTION_SCALE = 20.0
 SCALE_RANGE = (5.0, 25.0)
 SIZES = (128, 64, 48, 32)
+
+
+def file_of(world: World) -> Path:
+    """The bundled weights: avatars have a model of their own, other worlds share one."""
+    name = world.goes_with["clip"]
+    return AVATARS.weights.parent / f"{name}.safetensors"
+
+
+def pack_of(world: World) -> DescriptorPack:
+    """The world's descriptor pack."""
+    return load_pack(Path(descriptors.__file__).parent / f"{world.pack}.yaml")
 
 
 @dataclass(frozen=True)
@@ -54,28 +72,29 @@ class TextBank:
     """[captions, F] int64, -1 where nothing is said."""
 
 
-def text_bank(tokenizer: Any, device: torch.device) -> TextBank:
+def text_bank(world: World, tokenizer: Any, device: torch.device) -> TextBank:
     """Tokenise every wording in every template, once."""
-    most = max(len(q.answers) for q in QUESTIONS)
-    widest = max(len(words) for q in QUESTIONS for words in q.answers)
+    questions, templates = world.questions, world.templates
+    most = max(len(q.answers) for q in questions)
+    widest = max(len(words) for q in questions for words in q.answers)
     texts = []
-    for question in QUESTIONS:
+    for question in questions:
         for a in range(most):
             words = question.answers[a % len(question.answers)]
             for k in range(widest):
-                texts += [t.replace("{}", words[k % len(words)]) for t in TEMPLATES]
-    shape = (len(QUESTIONS), most, widest, len(TEMPLATES), -1)
-    captions, facts = write_captions(CAPTIONS, seed=0)
+                texts += [t.replace("{}", words[k % len(words)]) for t in templates]
+    shape = (len(questions), most, widest, len(templates), -1)
+    captions, facts = write_captions(world, CAPTIONS, seed=0)
     return TextBank(
         tokenizer(texts).view(shape).to(device),
-        [[len(words) for words in q.answers] for q in QUESTIONS],
+        [[len(words) for words in q.answers] for q in questions],
         tokenizer(captions).to(device),
         torch.tensor(facts, device=device),
     )
 
 
 class Trainer:
-    """Draws batches and computes the loss."""
+    """Draws batches of one world and computes the loss."""
 
     def __init__(self, model: Any, data: Renders, bank: TextBank, batch: int) -> None:
         self.model, self.data, self.bank, self.batch = model, data, bank, batch
@@ -84,8 +103,8 @@ class Trainer:
         device = data.images.device
         self.mean = torch.tensor(tuned["mean"], device=device).view(3, 1, 1)
         self.std = torch.tensor(tuned["std"], device=device).view(3, 1, 1)
-        answer_of = [torch.tensor(q.answer_of, device=device) for q in QUESTIONS]
-        columns = [data.classes(q.factor) for q in QUESTIONS]
+        answer_of = [torch.tensor(q.answer_of, device=device) for q in data.world.questions]
+        columns = [data.classes(q.factor) for q in data.world.questions]
         self.truth = torch.stack([a[c] for a, c in zip(answer_of, columns, strict=True)], dim=1)
 
     def embed(self, images: Tensor) -> Tensor:
@@ -94,7 +113,7 @@ class Trainer:
         inputs = (resized * 0.5 + 0.5 - self.mean) / self.std
         return self.model.encode_image(inputs, normalize=True).float()
 
-    def __call__(self) -> tuple[Tensor, dict[str, float | Tensor]]:
+    def __call__(self, progress: float) -> tuple[Tensor, dict[str, float | Tensor]]:
         """The loss of a fresh batch, and what to print."""
         low, high = (math.log(x) for x in SCALE_RANGE)
         with torch.no_grad():
@@ -129,7 +148,7 @@ class Trainer:
         bank, tokens, sizes = self.bank, [], []
         for q, counts in enumerate(bank.wordings):
             own, template = torch.rand(2).tolist()
-            t = 0 if template < 0.5 else int(torch.randint(len(TEMPLATES), ()))
+            t = 0 if template < 0.5 else int(torch.randint(bank.answers.shape[3], ()))
             picks = [0 if own < 0.5 else int(torch.randint(n, ())) for n in counts]
             tokens += [bank.answers[q, a, k, t] for a, k in enumerate(picks)]
             sizes.append(len(counts))
@@ -175,16 +194,32 @@ class Trainer:
         return 0.5 * loss
 
 
+def together(trainers: Sequence[Trainer]) -> Any:
+    """The mean loss of several worlds' batches."""
+
+    def loss(progress: float) -> tuple[Tensor, dict[str, float | Tensor]]:
+        parts = [trainer(progress) for trainer in trainers]
+        notes = {
+            f"{key} {trainer.data.world.name}" if len(trainers) > 1 else key: value
+            for trainer, (_, found) in zip(trainers, parts, strict=True)
+            for key, value in found.items()
+        }
+        return torch.stack([value for value, _ in parts]).mean(), notes
+
+    return loss
+
+
 # ---------------------------------------------------------------- writing and measuring
 
 
-def half(model: torch.nn.Module, bank: TextBank) -> dict[str, Tensor]:
+def half(model: torch.nn.Module, banks: Sequence[TextBank]) -> dict[str, Tensor]:
     """The state dict in half precision, with the rows of only those tokens that training saw.
 
     These are all tokens of all wordings and captions, and the ones that begin, end and pad them.
     """
     state = {key: value.detach().cpu() for key, value in model.state_dict().items()}
-    seen = torch.cat([bank.answers.flatten(), bank.captions.flatten()]).unique().cpu()
+    tokens = [x.flatten() for bank in banks for x in (bank.answers, bank.captions)]
+    seen = torch.cat(tokens).unique().cpu()
     packed = pack_words(state, seen)
     return {k: v.half() if v.is_floating_point() else v for k, v in packed.items()}
 
@@ -200,10 +235,9 @@ def load_qmm(pack: DescriptorPack, weights: Path, device: torch.device) -> QMM:
 def measure(qmm: QMM, data: Renders, questions: Mapping[str, Question]) -> dict[str, Any]:
     """Accuracy per group at several sizes, and how soft the probabilities are.
 
-    Hair is judged on heads without a hat, as the pool leaves hats out.
+    What another factor hides is not judged, as the pool leaves it out.
     """
     figures: dict[str, Any] = {}
-    bare = data.classes("hat") == 0
     for size in SIZES:
         chunks = (shrunk(to_float(x), size) for x in data.images.split(256))
         embedding = torch.cat([qmm.encode_image(chunk) for chunk in chunks])
@@ -211,8 +245,7 @@ def measure(qmm: QMM, data: Renders, questions: Mapping[str, Question]) -> dict[
         for name, found in groups.items():
             question = questions[name]
             truth = torch.tensor(question.answer_of).to(found.device)[data.classes(question.factor)]
-            keep = bare if question.factor.startswith("hair") else bare | True
-            right = (found.argmax(1) == truth)[keep].float().mean().item()
+            right = (found.argmax(1) == truth)[data.shows(question.factor)].float().mean().item()
             entry = figures.setdefault(name, {})
             entry[f"accuracy_{size}"] = round(right, 4)
             if size == 128:
@@ -237,7 +270,7 @@ def _groups(qmm: QMM, embedding: Tensor) -> list[tuple[str, Tensor]]:
 def _conditional(qmm: QMM, data: Renders, questions: Mapping[str, Question]) -> dict[str, Any]:
     """Per attribute: the lowest accuracy given any value of any other attribute."""
     embedding = torch.cat([qmm.encode_image(to_float(x)) for x in data.images.split(256)])
-    bare = data.classes("hat") == 0
+    bare = torch.stack([data.shows(name) for name in data.world.attributes]).all(0)
     worst: dict[str, Any] = {}
     for name, found in _groups(qmm, embedding):
         if name.startswith("pool_"):
@@ -254,31 +287,46 @@ def _conditional(qmm: QMM, data: Renders, questions: Mapping[str, Question]) -> 
     return worst
 
 
+def _more(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--with", nargs="+", choices=worlds.NAMES, default=[], metavar="WORLD",
+                        help="worlds that the model serves beside --world")  # fmt: skip
+
+
 def main() -> None:
     """Train, write, measure through the QMM, write again with the figures."""
-    chosen: Options = options(__doc__ or "", AVATARS.weights, minutes=4, batch=1024, rate=2e-3)
-    pack = load_pack(PACK)
-    questions = check(pack)
+    summary = (__doc__ or "").splitlines()[0]
+    chosen: Options = options(summary, file_of, minutes=4, batch=1024, rate=2e-3, more=_more)
+    every = [chosen.world, *map(worlds.load, chosen.more["with"])]
+    questions = [check(world, pack_of(world)) for world in every]
     device = torch.device(chosen.device)
-    training, held_out = datasets(chosen)
+    work = chosen.work.parent
+    sets = [datasets(replace(chosen, world=x, work=work / x.name)) for x in every]
     torch.manual_seed(chosen.seed)
     open_clip.add_model_config(AVATARS.config)
     model = open_clip.create_model(AVATARS.config.stem, device=device)
     model.visual.to(memory_format=torch.channels_last)
-    bank = text_bank(open_clip.get_tokenizer(AVATARS.config.stem), device)
+    tokenizer = open_clip.get_tokenizer(AVATARS.config.stem)
+    banks = [text_bank(world, tokenizer, device) for world in every]
     if chosen.compile:
         model.visual.compile()
-    took = fit(model, Trainer(model, training, bank, chosen.batch), chosen, "text_image")
-    tensors = half(model, bank)
+    share = chosen.batch // len(every)
+    trainers = [Trainer(model, d[0], b, share) for d, b in zip(sets, banks, strict=True)]
+    took = fit(model, together(trainers), chosen, "text_image")
+    tensors = half(model, banks)
     header = {
         "kind": "clip",
         "architecture": AVATARS.config.stem,
         "config": json.loads(AVATARS.config.read_text()),
         "smoothing": SMOOTHING,
+        "worlds": [world.name for world in every],
         **chosen.header(took),
     }
     save_weights(chosen.out, tensors, header)
-    figures = measure(load_qmm(pack, chosen.out, device), held_out, questions)
+    found = {
+        world.name: measure(load_qmm(pack_of(world), chosen.out, device), data[1], asked)
+        for world, data, asked in zip(every, sets, questions, strict=True)
+    }
+    figures = found if len(every) > 1 else found[chosen.world.name]
     save_weights(chosen.out, tensors, {**header, "figures": figures})
     forget(chosen, "text_image")
     print(json.dumps(figures, indent=1))

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from recipes import renderer as r
-from recipes.avatars.factors import Avatar, Hair, Head
 from recipes.renderer import Vec
+from recipes.worlds.avatars.factors import Avatar, Hair, Head
 
 HEAD_Y = 0.012
 EYE_X, EYE_Y = 0.069, 0.010

@@ -1,4 +1,4 @@
-"""Renders as training data: one set of images that all recipes share, and its augmentation."""
+"""Renders as training data: one set of images that a world's recipes share; augmentation."""
 
 import time
 from dataclasses import dataclass
@@ -9,28 +9,27 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from recipes.avatars.world import FACTORS, render, sample_cameras, sample_factors
 from recipes.renderer import Factors
+from recipes.worlds import World
 
 RESOLUTION = 128
-DEPTH_OFFSET = 2.7
 FORMAT = 2
 """In the name of kept renders, so that older ones are not taken for these."""
 TRAIN_SEED, TRAIN_COUNT = 0, 60_000
 HELD_OUT_SEED, HELD_OUT_COUNT = 1_000_003, 2_000
-COLUMN = {factor.name: column for column, factor in enumerate(FACTORS)}
 
 
 @dataclass(frozen=True)
 class Renders:
-    """M rendered avatars and everything that is true of them, on one device."""
+    """M pictures of a world and everything that is true of them, on one device."""
 
+    world: World
     images: Tensor
     """[M, 3, 128, 128] uint8 RGB."""
     labels: Tensor
-    """[M, 128, 128] uint8, numbers of world.LABELS."""
+    """[M, 128, 128] uint8, numbers of world.labels."""
     depths: Tensor
-    """[M, 128, 128] float16, distance along the ray less DEPTH_OFFSET, for precision's sake."""
+    """[M, 128, 128] float16, distance along the ray less the cameras', for precision's sake."""
     factors: Factors
     cameras: Tensor
     """[M, 25] float32."""
@@ -40,10 +39,17 @@ class Renders:
 
     def classes(self, factor: str) -> Tensor:
         """Value numbers [M] int64 of one factor."""
-        return self.factors.classes[:, COLUMN[factor]]
+        return self.factors.classes[:, self.world.columns[factor]]
+
+    def shows(self, attribute: str) -> Tensor:
+        """[M] bool, false where another factor hides the attribute."""
+        cover = self.world.hides.get(attribute)
+        if cover is None:
+            return torch.ones(len(self), dtype=torch.bool, device=self.images.device)
+        return self.classes(cover) == 0
 
     def angles(self) -> Tensor:
-        """Yaw and pitch [M, 2] in radians, off the cameras' positions."""
+        """Yaw in (-pi, pi] and pitch [M, 2] in radians, off the cameras' positions."""
         place = F.normalize(self.cameras[:, [3, 7, 11]], dim=1)
         return torch.stack([torch.atan2(place[:, 0], place[:, 2]), -torch.pi / 2 * place[:, 1]], 1)
 
@@ -53,27 +59,31 @@ def to_float(images: Tensor) -> Tensor:
     return images.float() / 127.5 - 1
 
 
-def renders(count: int, seed: int, device: str | torch.device, cache: Path | None) -> Renders:
-    """Draw ``count`` avatars, or read them from ``cache`` if this set was drawn before.
+def renders(
+    world: World, count: int, seed: int, device: str | torch.device, cache: Path | None
+) -> Renders:
+    """Draw ``count`` pictures, or read them from ``cache`` if this set was drawn before.
 
-    The draws are made on the CPU, so that a seed means the same avatars on every device.
+    The draws are made on the CPU, so that a seed means the same scenes on every device.
     """
     device = torch.device(device)
     path = cache / f"renders-{FORMAT}-{seed}-{count}.safetensors" if cache else None
     if path and path.is_file():
         found = {key: value.to(device) for key, value in load_file(path).items()}
         factors = Factors(found["classes"], found["variations"])
-        return Renders(found["images"], found["labels"], found["depths"], factors, found["cameras"])
+        images, labels, depths = (found[key] for key in ("images", "labels", "depths"))
+        return Renders(world, images, labels, depths, factors, found["cameras"])
     source = torch.Generator().manual_seed(seed)
-    factors = sample_factors(count, source).to(device)
-    cameras = sample_cameras(count, source).to(device)
-    drawn = Renders(*_draw(factors, cameras), factors, cameras)
+    factors = world.sample_factors(count, source)
+    cameras = world.cameras_for(factors, source).to(device)
+    factors = factors.to(device)
+    drawn = Renders(world, *_draw(world, factors, cameras), factors, cameras)
     if path:
         _keep(drawn, path)
     return drawn
 
 
-def _draw(factors: Factors, cameras: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _draw(world: World, factors: Factors, cameras: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Images, labels and depths, in chunks so that only bytes pile up."""
     count, fast = len(factors), cameras.is_cuda
     chunk = 128 if fast else 16
@@ -83,10 +93,10 @@ def _draw(factors: Factors, cameras: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     began = said = time.monotonic()
     for start in range(0, count, 32 * chunk):
         rows = slice(start, min(start + 32 * chunk, count))
-        part = render(factors[rows], cameras[rows], RESOLUTION, chunk=chunk, compile=fast)
+        part = world.render(factors[rows], cameras[rows], RESOLUTION, chunk=chunk, compile=fast)
         images[rows] = ((part.image + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
         labels[rows] = part.label
-        depths[rows] = (part.depth[:, 0] - DEPTH_OFFSET).half()
+        depths[rows] = (part.depth[:, 0] - world.cameras.radius).half()
         if time.monotonic() - said > 10:
             said = time.monotonic()
             print(f"rendered {rows.stop} of {count} in {said - began:.0f} s", flush=True)

@@ -5,16 +5,16 @@ from sat3d_plugins.generators.eg3d.networks import EG3DConfig, TriplaneGenerator
 from sat3d_plugins.generators.stylegan2.networks import modulated
 from torch import Tensor, nn
 
-from recipes.avatars import codes
-from recipes.avatars.world import FACTORS
+from recipes import codes
+from recipes.worlds import World
 
 MAPPING = "backbone.mapping."
 
 
-def mapping_masks(layers: int, embedded: int) -> dict[str, Tensor]:
+def mapping_masks(world: World, layers: int, embedded: int) -> dict[str, Tensor]:
     """Block-diagonal masks of the mapping's layers, by parameter name within the mapping."""
-    ends = codes.block_owners(codes.BLOCK, codes.DIM)
-    hidden = codes.block_owners(codes.HIDDEN, codes.HIDDEN * len(FACTORS))
+    ends = codes.block_owners(world, world.block, world.dim)
+    hidden = codes.block_owners(world, world.hidden, world.hidden * len(world.factors))
     widths = [ends, *[hidden] * (layers - 1), ends]
     masks = {f"fc{k}.weight": codes.block_mask(widths[k + 1], widths[k]) for k in range(layers)}
     camera = torch.zeros(len(hidden), embedded)
@@ -22,20 +22,21 @@ def mapping_masks(layers: int, embedded: int) -> dict[str, Tensor]:
     return masks
 
 
-def masks_of(network: TriplaneGenerator) -> dict[str, Tensor]:
+def masks_of(world: World, network: TriplaneGenerator) -> dict[str, Tensor]:
     """Masks by parameter name; trained parameters are multiplied by them after every step.
 
     toRGB and super-resolution styles are constant: they follow the source in an edit, so nothing
     that an edit should change may pass through them.
     """
     config = network.config
-    w_owner = codes.block_owners(codes.BLOCK, codes.DIM)
+    w_owner = codes.block_owners(world, world.block, world.dim)
     editable = {x.name for x in network.layout.layers if (x.kind, x.part) == ("conv", "backbone")}
     masks = {}
     for name, layer in modulated(network).items():
-        mask = codes.block_mask(codes.channel_owners(layer.style_channels), w_owner)
+        mask = codes.block_mask(codes.channel_owners(world, layer.style_channels), w_owner)
         masks[f"{name}.affine.weight"] = mask * float(name in editable)
-    mapping = mapping_masks(config.mapping["num_layers"], config.mapping["embed_features"])
+    settings = config.mapping
+    mapping = mapping_masks(world, settings["num_layers"], settings["embed_features"])
     return masks | {MAPPING + name: mask for name, mask in mapping.items()}
 
 
@@ -49,7 +50,7 @@ def apply_masks(module: nn.Module, masks: dict[str, Tensor]) -> None:
             parameter.zero_()
 
 
-def new_network(config: EG3DConfig, seed: int) -> TriplaneGenerator:
+def new_network(world: World, config: EG3DConfig, seed: int) -> TriplaneGenerator:
     """A freshly initialised generator, planted."""
     torch.manual_seed(seed)
     network = TriplaneGenerator(config)
@@ -60,5 +61,5 @@ def new_network(config: EG3DConfig, seed: int) -> TriplaneGenerator:
         for name, buffer in network.named_buffers():
             if name.endswith("noise_const"):
                 buffer.zero_()
-    apply_masks(network, masks_of(network))
+    apply_masks(network, masks_of(world, network))
     return network

@@ -6,20 +6,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from recipes import renderer as r
 from recipes.renderer import Factor, Factors
-
-
-def _uniform(name: str, values: tuple[str, ...], continuous: int) -> Factor:
-    return Factor(name, values, continuous, (1 / len(values),) * len(values))
-
+from recipes.worlds.world import Reading, linear, rgb, uniform
 
 FACTORS: tuple[Factor, ...] = (
-    _uniform("hairstyle", ("buzz cut", "short hair", "bob cut", "long hair", "curly hair"), 3),
-    _uniform("hair_color", ("black hair", "brown hair", "blond hair", "red hair", "white hair"), 2),
-    _uniform("eye_region", ("round eyes", "narrow eyes", "closed eyes", "angry brows"), 3),
-    _uniform("expression", ("neutral", "smile", "surprise", "sad"), 2),
-    _uniform("beard", ("no beard", "moustache", "goatee", "full beard"), 2),
+    uniform("hairstyle", ("buzz cut", "short hair", "bob cut", "long hair", "curly hair"), 3),
+    uniform("hair_color", ("black hair", "brown hair", "blond hair", "red hair", "white hair"), 2),
+    uniform("eye_region", ("round eyes", "narrow eyes", "closed eyes", "angry brows"), 3),
+    uniform("expression", ("neutral", "smile", "surprise", "sad"), 2),
+    uniform("beard", ("no beard", "moustache", "goatee", "full beard"), 2),
     Factor("eyeglasses", ("no glasses", "round glasses", "square glasses"), 2, (0.5, 0.25, 0.25)),
     Factor("hat", ("no hat", "beanie"), 2, (0.85, 0.15)),
     Factor("skin", continuous=2),
@@ -29,8 +24,6 @@ FACTORS: tuple[Factor, ...] = (
     Factor("clothes", continuous=3),
     Factor("light", continuous=2),
 )
-_COLUMN = {factor.name: column for column, factor in enumerate(FACTORS)}
-
 _HAIR_COLORS = (
     (0.10, 0.09, 0.11),
     (0.38, 0.22, 0.13),
@@ -39,17 +32,6 @@ _HAIR_COLORS = (
     (0.93, 0.93, 0.95),
 )
 _SKIN_COLORS = ((1.0, 0.86, 0.76), (0.93, 0.70, 0.54), (0.66, 0.43, 0.29), (0.40, 0.25, 0.18))
-
-
-def sample_factors(n: int, generator: torch.Generator) -> Factors:
-    """`n` draws from the priors of FACTORS."""
-    return r.draw_factors(FACTORS, n, generator)
-
-
-def sample_cameras(n: int, generator: torch.Generator) -> Tensor:
-    """Camera labels [n, 25]: yaw uniform within 0.6 rad of the front, pitch within 0.25 rad."""
-    angles = torch.rand(2, n, generator=generator, device=generator.device) * 2 - 1
-    return r.orbit_camera(0.6 * angles[0], 0.25 * angles[1])
 
 
 # ---------------------------------------------------------------- factors to measures
@@ -152,23 +134,7 @@ class Paint(NamedTuple):
     hat: Tensor
 
 
-class _Reader:
-    """Reads factors by name; every answer is [B, 1]."""
-
-    def __init__(self, factors: Factors) -> None:
-        self.factors = factors
-
-    def choose(self, name: str, *table: float) -> Tensor:
-        """The entry of `table` for the value of factor `name`."""
-        values = self.factors.variations.new_tensor(table)
-        return values[self.factors.classes[:, _COLUMN[name]]].unsqueeze(1)
-
-    def vary(self, name: str, index: int) -> Tensor:
-        """Continuous parameter `index` of factor `name`, in [-1, 1]."""
-        return self.factors.variations[:, _COLUMN[name], index].unsqueeze(1)
-
-
-def _measure_eyes(read: _Reader) -> Eyes:
+def _measure_eyes(read: Reading) -> Eyes:
     pick = partial(read.choose, "eye_region")
     return Eyes(
         upper=pick(0.95, 0.28, -0.42, 0.42),
@@ -182,7 +148,7 @@ def _measure_eyes(read: _Reader) -> Eyes:
     )
 
 
-def _measure_mouth(read: _Reader) -> Mouth:
+def _measure_mouth(read: Reading) -> Mouth:
     pick = partial(read.choose, "expression")
     wide, open_ = read.vary("expression", 0), read.vary("expression", 1)
     return Mouth(
@@ -195,7 +161,7 @@ def _measure_mouth(read: _Reader) -> Mouth:
     )
 
 
-def _measure_hair(read: _Reader) -> Hair:
+def _measure_hair(read: Reading) -> Hair:
     pick = partial(read.choose, "hairstyle")
     volume, size, parting = (read.vary("hairstyle", i) for i in range(3))
     parting = torch.where(parting < 0, -0.5, 0.5) + 0.5 * parting
@@ -223,7 +189,7 @@ def _measure_hair(read: _Reader) -> Hair:
 
 def avatar_of(factors: Factors) -> Avatar:
     """Measures of a batch of avatars."""
-    read = _Reader(factors)
+    read = Reading(FACTORS, factors)
     head = Head(
         rx=0.172 + 0.010 * read.vary("head_shape", 0),
         ry=0.184 + 0.008 * read.vary("head_shape", 1),
@@ -251,23 +217,15 @@ def avatar_of(factors: Factors) -> Avatar:
     )
 
 
-def _rgb(hue: Tensor, saturation: Tensor | float, value: Tensor | float) -> Tensor:
-    """Display RGB [B, 1, 3] of hue (in turns), saturation and value, each [B, 1]."""
-    offsets = hue.new_tensor([0.0, 2 / 3, 1 / 3])
-    wave = (((hue.unsqueeze(-1) + offsets) % 1 * 6 - 3).abs() - 1).clamp(0, 1)
-    saturation, value = (torch.as_tensor(x).to(hue).expand_as(hue) for x in (saturation, value))
-    return value.unsqueeze(-1) * (1 - saturation.unsqueeze(-1) * (1 - wave))
-
-
 def paint_of(factors: Factors) -> Paint:
     """Colours of a batch of avatars."""
-    read = _Reader(factors)
+    read = Reading(FACTORS, factors)
     new = factors.variations.new_tensor
     tone = (read.vary("skin", 0) + 1) * 1.5
     steps = (tone.unsqueeze(-1) - torch.arange(4).to(tone)).abs()
     skin = ((1 - steps).clamp_min(0).unsqueeze(-1) * new(_SKIN_COLORS)).sum(-2)
     skin = skin * (1 + read.vary("skin", 1).unsqueeze(-1) * new([0.02, 0.0, -0.05]))
-    hair = new(_HAIR_COLORS)[factors.classes[:, _COLUMN["hair_color"]]].unsqueeze(1)
+    hair = read.colour("hair_color", _HAIR_COLORS)
     hair = hair * (1 + 0.12 * read.vary("hair_color", 0).unsqueeze(-1))
     hair = hair * (1 + read.vary("hair_color", 1).unsqueeze(-1) * new([0.02, -0.02, -0.04]))
     dark = (read.vary("beard", 1).unsqueeze(-1) + 1) / 2
@@ -276,25 +234,9 @@ def paint_of(factors: Factors) -> Paint:
         skin=skin,
         hair=hair,
         beard=beard,
-        iris=_rgb(0.33 + 0.3 * read.vary("eye_region", 0), 0.75, 0.62),
-        frame=_rgb(read.vary("eyeglasses", 0) / 2, 0.75, 0.42),
-        cloth=_rgb(read.vary("clothes", 0) / 2, 0.62, 0.72 + 0.18 * read.vary("clothes", 1)),
-        hat=_rgb(read.vary("hat", 0) / 2, 0.70, 0.75 + 0.15 * read.vary("hat", 1)),
+        iris=rgb(0.33 + 0.3 * read.vary("eye_region", 0), 0.75, 0.62),
+        frame=rgb(read.vary("eyeglasses", 0) / 2, 0.75, 0.42),
+        cloth=rgb(read.vary("clothes", 0) / 2, 0.62, 0.72 + 0.18 * read.vary("clothes", 1)),
+        hat=rgb(read.vary("hat", 0) / 2, 0.70, 0.75 + 0.15 * read.vary("hat", 1)),
     )
-    return Paint(*(colour.clamp(0, 1).pow(r.GAMMA) for colour in colours))
-
-
-def backdrop_of(factors: Factors) -> tuple[Tensor, Tensor]:
-    """Display RGB [B, 1, 3] of the background's bottom and top."""
-    read = _Reader(factors)
-    hue, spread, value = (read.vary("backdrop", i) for i in range(3))
-    hue = hue / 2
-    return _rgb(hue, 0.42, 0.74 + 0.12 * value), _rgb(hue + 0.1 * spread, 0.25, 0.88 + 0.08 * value)
-
-
-def light_of(factors: Factors) -> r.Light:
-    """The lamp's direction and strength."""
-    read = _Reader(factors)
-    x = 0.7 * read.vary("light", 0)
-    direction = r.normalize((x, torch.full_like(x, 0.75), torch.full_like(x, 0.9)))
-    return r.Light(direction, 0.80 + 0.12 * read.vary("light", 1))
+    return Paint(*(linear(colour) for colour in colours))

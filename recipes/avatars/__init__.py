@@ -1,1 +1,0 @@
-"""The avatar world: procedural cartoon heads with known attributes."""
