@@ -78,7 +78,9 @@ def test_the_figures_are_those_that_each_method_must_have() -> None:
         assert right["leakage"] <= 0.05
         # Three colours: two independent draws differ in about two thirds of the pairs.
         assert 0.4 <= all_of_it["leakage"] <= 0.9
-        assert none["success"] == none["leakage"] == none["detail"] == 0.0
+        assert none["success"] == none["leakage"] == 0.0
+        # Rendered in other batches than the source: the last bits of float32.
+        assert none["detail"] == pytest.approx(0.0, abs=1e-6)
         assert right["margin"] == pytest.approx(right["success"] - right["leakage"])
         assert right["detail"] > 0.8
 

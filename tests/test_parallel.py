@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -100,6 +101,21 @@ def torchrun(folder: Path, code: str, *arguments: str) -> subprocess.CompletedPr
     )
 
 
+def assert_close(one: Any, other: Any, tolerance: float) -> None:
+    """Equal plain JSON values, but for rounding of fractions."""
+    assert type(one) is type(other)
+    if isinstance(one, dict):
+        assert one.keys() == other.keys()
+        for key in one:
+            assert_close(one[key], other[key], tolerance)
+    elif isinstance(one, list):
+        assert len(one) == len(other)
+        for first, second in zip(one, other, strict=True):
+            assert_close(first, second, tolerance)
+    else:
+        assert one == (pytest.approx(other, abs=tolerance) if isinstance(one, float) else other)
+
+
 def test_two_processes_learn_and_measure_what_one_does(tmp_path: Path) -> None:
     from safetensors.torch import load_file
 
@@ -125,7 +141,8 @@ def test_two_processes_learn_and_measure_what_one_does(tmp_path: Path) -> None:
     for single, both in zip(*lines, strict=True):
         assert json.loads(both)["losses"] == pytest.approx(json.loads(single)["losses"], rel=1e-4)
     figures = [json.loads((x / "figures.json").read_text()) for x in (one, two)]
-    assert figures[0] == figures[1]
+    # Masks that agree to 1e-4 change an image by less than that, and no reading of it.
+    assert_close(figures[1], figures[0], 1e-4)
 
 
 @pytest.mark.parametrize("lost", [0, 1])
