@@ -7,15 +7,26 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sat3d.cli.evaluate_command import find_identity, find_reader, find_segmenter
 from sat3d.cli.loading import (
+    BatchOption,
+    ClipOption,
+    ClipPretrainedOption,
     DeviceOption,
     GeneratorOption,
+    IdentityOption,
+    JsonFileOption,
     MasksOption,
     OverwriteOption,
+    QuietOption,
+    ReaderOption,
+    SegmenterOption,
     TruncationOption,
     WeightsOption,
     checked,
+    find_identity,
+    find_reader,
+    find_segmenter,
+    fitting_clip,
     load_pair,
 )
 
@@ -41,27 +52,15 @@ def compare(
     out: Annotated[
         Path | None, typer.Option("--out", help="Also a labelled picture (.png).")
     ] = None,
-    as_json: Annotated[
-        Path | None, typer.Option("--json", help="Also write the figures to this file.")
-    ] = None,
+    as_json: JsonFileOption = None,
     as_csv: Annotated[Path | None, typer.Option("--csv", help="Also write them as CSV.")] = None,
     generator: GeneratorOption = None,
     weights: WeightsOption = None,
-    clip: Annotated[
-        str | None, typer.Option("--clip", help="Text-image model; by default the weights' own.")
-    ] = None,
-    pretrained: Annotated[
-        str | None, typer.Option("--clip-pretrained", help="Its weights: open_clip tag or path.")
-    ] = None,
-    reader: Annotated[
-        str | None, typer.Option("--reader", help="Reader; by default the weights' own.")
-    ] = None,
-    identity: Annotated[
-        str | None, typer.Option("--identity", help="Reader that tells who is shown; as --reader.")
-    ] = None,
-    segmenter: Annotated[
-        str | None, typer.Option("--segmenter", help="Segmenter or 'none'; by default as reader.")
-    ] = None,
+    clip: ClipOption = None,
+    pretrained: ClipPretrainedOption = None,
+    reader: ReaderOption = None,
+    identity: IdentityOption = None,
+    segmenter: SegmenterOption = None,
     bank: Annotated[
         int, typer.Option("--bank", min=2, help="Images from which the pairs are drawn.")
     ] = 200,
@@ -69,11 +68,11 @@ def compare(
         int | None, typer.Option("--pool", min=4, help="Images that the methods learn from.")
     ] = None,
     truncation: TruncationOption = 1.0,
-    batch: Annotated[int, typer.Option("--batch", min=1, help="Images drawn at once.")] = 8,
+    batch: BatchOption = 8,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of everything drawn.")] = 0,
     device: DeviceOption = "auto",
     overwrite: OverwriteOption = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Measure methods of editing side by side, each at its best intensity.
 
@@ -123,10 +122,9 @@ def _text_image(
     """The text-image model asked for, or the one that goes with the weights; None without one."""
     from sat3d.qmm import QMM
 
-    name = clip or generator.card.goes_with.get("clip")
+    name, pretrained = fitting_clip(clip, pretrained, generator)
     if name is None:
         return None
-    pretrained = pretrained if clip else generator.card.goes_with.get("clip_pretrained")
     return QMM.load(masks.pack, name, pretrained, generator.device)
 
 

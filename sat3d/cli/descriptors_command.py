@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sat3d.cli.loading import DeviceOption, OverwriteOption, WeightsOption
+from sat3d.cli.loading import (
+    ClipOption,
+    ClipPretrainedOption,
+    DeviceOption,
+    OverwriteOption,
+    WeightsOption,
+    fitting_clip,
+)
 from sat3d.cli.text import printable
 
 if TYPE_CHECKING:
@@ -189,12 +196,8 @@ def try_(
         int, typer.Option("--draws", min=1, max=4096, help="Images that the generator draws.")
     ] = 48,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of these.")] = 0,
-    clip: Annotated[
-        str | None, typer.Option("--clip", help="Text-image model; by default the weights' own.")
-    ] = None,
-    clip_pretrained: Annotated[
-        str | None, typer.Option("--clip-pretrained", help="Its weights: open_clip tag or path.")
-    ] = None,
+    clip: ClipOption = None,
+    clip_pretrained: ClipPretrainedOption = None,
     device: DeviceOption = "auto",
     out: Annotated[Path | None, typer.Option("--out", help="Also draw it: a PNG file.")] = None,
     overwrite: OverwriteOption = False,
@@ -248,9 +251,8 @@ def _qmm(
     from sat3d.qmm import QMM
     from sat3d.registry import resolve_device
 
-    fits = generator.card.goes_with if generator is not None else {}
-    if clip is None and "clip" in fits:
-        clip, pretrained = fits["clip"], pretrained or fits.get("clip_pretrained")
+    if generator is not None:
+        clip, pretrained = fitting_clip(clip, pretrained, generator)
     known = sorted(catalogue.clip_models)
     if clip is None and len(known) == 1:
         clip = known[0]

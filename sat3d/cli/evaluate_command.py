@@ -7,19 +7,27 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sat3d.cli.loading import (
+    BatchOption,
     DeviceOption,
     GeneratorOption,
+    IdentityOption,
+    JsonFileOption,
     MasksOption,
     OverwriteOption,
+    QuietOption,
+    ReaderOption,
+    SegmenterOption,
     TruncationOption,
     WeightsOption,
     checked,
+    find_identity,
+    find_reader,
+    find_segmenter,
     load_pair,
 )
 
 if TYPE_CHECKING:
     from sat3d.evaluation import Evaluation
-    from sat3d.interfaces import Generator, Reader, Segmenter
 
 
 def evaluate(
@@ -29,9 +37,7 @@ def evaluate(
         str,
         typer.Option("--measure", help="core, all, or more figures by name, joined by commas."),
     ] = "core",
-    as_json: Annotated[
-        Path | None, typer.Option("--json", help="Also write the figures to this file.")
-    ] = None,
+    as_json: JsonFileOption = None,
     as_csv: Annotated[
         Path | None, typer.Option("--csv", help="Also write them as CSV, with intervals.")
     ] = None,
@@ -43,15 +49,9 @@ def evaluate(
     ] = 6,
     generator: GeneratorOption = None,
     weights: WeightsOption = None,
-    reader: Annotated[
-        str | None, typer.Option("--reader", help="Reader; by default the weights' own.")
-    ] = None,
-    identity: Annotated[
-        str | None, typer.Option("--identity", help="Reader that tells who is shown; as --reader.")
-    ] = None,
-    segmenter: Annotated[
-        str | None, typer.Option("--segmenter", help="Segmenter or 'none'; by default as reader.")
-    ] = None,
+    reader: ReaderOption = None,
+    identity: IdentityOption = None,
+    segmenter: SegmenterOption = None,
     bank: Annotated[
         int, typer.Option("--bank", min=2, help="Images from which the pairs are drawn.")
     ] = 400,
@@ -63,11 +63,11 @@ def evaluate(
     ] = 40,
     intensity: Annotated[float, typer.Option("--intensity", help="Strength of the edit.")] = 1.0,
     truncation: TruncationOption = 1.0,
-    batch: Annotated[int, typer.Option("--batch", min=1, help="Images drawn at once.")] = 8,
+    batch: BatchOption = 8,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of bank and pairs.")] = 0,
     device: DeviceOption = "auto",
     overwrite: OverwriteOption = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Measure masks over pairs whose source and reference differ in an attribute.
 
@@ -106,40 +106,6 @@ def evaluate(
     _tell(found.figures)
     for path in filter(None, (as_json, as_csv, report)):
         typer.echo(f"{path}: written")
-
-
-def find_reader(name: str | None, generator: "Generator") -> "Reader":
-    """The reader asked for, or the one that goes with the weights. Raises UsageError."""
-    from sat3d.errors import UsageError
-    from sat3d.registry import discover, load_reader
-
-    name = name or generator.card.goes_with.get("reader")
-    if name is None:
-        raise UsageError(
-            f"weights '{generator.card.name}' name no reader. Add --reader, one of: "
-            f"{', '.join(sorted(discover().readers)) or 'none installed'}."
-        )
-    return load_reader(name, None, generator.device)
-
-
-def find_identity(name: str | None, reader: "Reader", generator: "Generator") -> "Reader | None":
-    """The reader asked for, or the one that goes with generator or reader, to tell identities."""
-    from sat3d.registry import load_reader
-
-    fitting = {**reader.card.goes_with, **generator.card.goes_with}
-    name = name or fitting.get("identity")
-    return None if name is None else load_reader(name, None, generator.device)
-
-
-def find_segmenter(name: str | None, generator: "Generator") -> "Segmenter | None":
-    """The segmenter asked for, or the one that goes with the weights; None for 'none'."""
-    from sat3d.registry import load_segmenter
-
-    weights = None
-    if name is None:
-        name = generator.card.goes_with.get("segmenter", "none")
-        weights = generator.card.goes_with.get("segmenter_weights")
-    return None if name == "none" else load_segmenter(name, weights, generator.device)
 
 
 def _write(

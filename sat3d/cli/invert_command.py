@@ -6,7 +6,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from sat3d.cli.loading import DeviceOption, OverwriteOption, WeightsOption, checked
+from sat3d.cli.loading import (
+    DeviceOption,
+    OverwriteOption,
+    QuietOption,
+    WeightsOption,
+    checked,
+)
 
 if TYPE_CHECKING:
     from sat3d.interfaces import Generator
@@ -33,7 +39,7 @@ def invert(
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the starts.")] = 0,
     overwrite: OverwriteOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Find the latent of an image, or of every image of a folder.
 

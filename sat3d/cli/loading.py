@@ -9,7 +9,8 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from sat3d.artifact import Masks
-    from sat3d.interfaces import Generator
+    from sat3d.interfaces import Generator, Reader, Segmenter
+    from sat3d.registry import Catalogue
 
 MasksOption = Annotated[
     Path, typer.Option("--masks", help="masks.safetensors of 'sat3d train', or its folder.")
@@ -25,7 +26,26 @@ OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace exis
 TruncationOption = Annotated[
     float, typer.Option("--truncation", min=0.0, max=2.0, help="Pull seeds to the mean: 0 to 2.")
 ]
-
+ClipOption = Annotated[
+    str | None, typer.Option("--clip", help="Text-image model; by default the weights' own.")
+]
+ClipPretrainedOption = Annotated[
+    str | None, typer.Option("--clip-pretrained", help="Its weights: open_clip tag or path.")
+]
+ReaderOption = Annotated[
+    str | None, typer.Option("--reader", help="Reader; by default the weights' own.")
+]
+IdentityOption = Annotated[
+    str | None, typer.Option("--identity", help="Reader that tells who is shown; as --reader.")
+]
+SegmenterOption = Annotated[
+    str | None, typer.Option("--segmenter", help="Segmenter or 'none'; by default as reader.")
+]
+BatchOption = Annotated[int, typer.Option("--batch", min=1, help="Images drawn at once.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", help="No progress.")]
+JsonFileOption = Annotated[
+    Path | None, typer.Option("--json", help="Also write the figures to this file.")
+]
 
 Settings = TypeVar("Settings", bound="BaseModel")
 
@@ -55,3 +75,51 @@ def load_pair(
     loaded = load_generator(generator or known.header["generator"]["name"], weights, device)
     known.check(loaded)
     return known, loaded
+
+
+def find_reader(name: str | None, generator: "Generator") -> "Reader":
+    """The reader asked for, or the one that goes with the weights. Raises UsageError."""
+    from sat3d.errors import UsageError
+    from sat3d.registry import discover, load_reader
+
+    name = name or generator.card.goes_with.get("reader")
+    if name is None:
+        raise UsageError(
+            f"weights '{generator.card.name}' name no reader. Add --reader, one of: "
+            f"{', '.join(sorted(discover().readers)) or 'none installed'}."
+        )
+    return load_reader(name, None, generator.device)
+
+
+def find_identity(name: str | None, reader: "Reader", generator: "Generator") -> "Reader | None":
+    """The reader asked for, or the one that goes with generator or reader, to tell identities."""
+    from sat3d.registry import load_reader
+
+    fitting = {**reader.card.goes_with, **generator.card.goes_with}
+    name = name or fitting.get("identity")
+    return None if name is None else load_reader(name, None, generator.device)
+
+
+def find_segmenter(
+    name: str | None,
+    generator: "Generator",
+    weights: str | None = None,
+    catalogue: "Catalogue | None" = None,
+) -> "Segmenter | None":
+    """The segmenter asked for, or the one that goes with the weights; None for 'none'."""
+    from sat3d.registry import load_segmenter
+
+    if name is None:
+        name = generator.card.goes_with.get("segmenter", "none")
+        weights = weights or generator.card.goes_with.get("segmenter_weights")
+    return None if name == "none" else load_segmenter(name, weights, generator.device, catalogue)
+
+
+def fitting_clip(
+    name: str | None, pretrained: str | None, generator: "Generator"
+) -> tuple[str | None, str | None]:
+    """Text-image model and its weights: as asked for, else those that go with the generator's."""
+    fits = generator.card.goes_with
+    if name is not None or "clip" not in fits:
+        return name, pretrained
+    return fits["clip"], pretrained or fits.get("clip_pretrained")

@@ -6,12 +6,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sat3d.cli.loading import DeviceOption, OverwriteOption, WeightsOption
+from sat3d.cli.loading import (
+    ClipOption,
+    ClipPretrainedOption,
+    DeviceOption,
+    OverwriteOption,
+    QuietOption,
+    WeightsOption,
+    find_segmenter,
+    fitting_clip,
+)
 
 if TYPE_CHECKING:
     from sat3d.artifact import Masks
     from sat3d.descriptors import DescriptorPack
-    from sat3d.interfaces import Generator, Segmenter
+    from sat3d.interfaces import Generator
     from sat3d.qmm import QMM
     from sat3d.registry import Catalogue
 
@@ -26,12 +35,8 @@ def train(
         Path | None, typer.Option("--out", help="Folder; by default runs/GENERATOR-PACK.")
     ] = None,
     weights: WeightsOption = None,
-    clip: Annotated[
-        str | None, typer.Option("--clip", help="Text-image model; by default the weights' own.")
-    ] = None,
-    clip_pretrained: Annotated[
-        str | None, typer.Option("--clip-pretrained", help="Its weights: open_clip tag or path.")
-    ] = None,
+    clip: ClipOption = None,
+    clip_pretrained: ClipPretrainedOption = None,
     segmenter: Annotated[
         str | None, typer.Option("--segmenter", help="Segmenter or 'none'; by default as --clip.")
     ] = None,
@@ -55,7 +60,7 @@ def train(
     ] = False,
     overwrite: OverwriteOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Learn which style channels carry which attribute.
 
@@ -84,7 +89,7 @@ def train(
     folder = out or Path("runs") / f"{generator}-{pack.name}"
     _check_folder(folder, resume, overwrite)
     qmm = _qmm(clip, clip_pretrained, pack, loaded, catalogue)
-    outline = _segmenter(segmenter, segmenter_weights, loaded, catalogue)
+    outline = find_segmenter(segmenter, loaded, segmenter_weights, catalogue)
     progress = open_progress(quiet=quiet or as_json or not is_main())
     masks = learn(
         loaded, pack, qmm, outline, settings, out=folder, resume=resume, progress=progress
@@ -132,21 +137,9 @@ def _qmm(
 ) -> "QMM":
     from sat3d.qmm import QMM
 
-    if name is None:
-        name = _default("clip", "--clip", generator)
-        pretrained = pretrained or generator.card.goes_with.get("clip_pretrained")
+    found, pretrained = fitting_clip(name, pretrained, generator)
+    name = found or _default("clip", "--clip", generator)
     return QMM.load(pack, name, pretrained, generator.device, catalogue)
-
-
-def _segmenter(
-    name: str | None, weights: str | None, generator: "Generator", catalogue: "Catalogue"
-) -> "Segmenter | None":
-    from sat3d.registry import load_segmenter
-
-    if name is None:
-        name = generator.card.goes_with.get("segmenter", "none")
-        weights = weights or generator.card.goes_with.get("segmenter_weights")
-    return None if name == "none" else load_segmenter(name, weights, generator.device, catalogue)
 
 
 def _tell(masks: "Masks", folder: Path, as_json: bool) -> None:

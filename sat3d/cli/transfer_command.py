@@ -11,6 +11,7 @@ from sat3d.cli.loading import (
     GeneratorOption,
     MasksOption,
     OverwriteOption,
+    QuietOption,
     TruncationOption,
     WeightsOption,
     checked,
@@ -75,7 +76,7 @@ def transfer(
     ] = None,
     overwrite: OverwriteOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the record as JSON.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Carry attributes of references over to a source.
 
