@@ -3,7 +3,7 @@
 import os
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -72,3 +72,53 @@ def installer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Insta
         file = getattr(sys.modules[name], "__file__", None) or ""
         if file.startswith(str(folder)):
             del sys.modules[name]
+
+
+def toy_plugin() -> object:
+    """Offers the toys; 'flat' is the same generator in 2D, 'other' has other weights."""
+    from dataclasses import replace
+
+    from sat3d.hookspecs import hookimpl
+    from sat3d.interfaces import WeightsCard
+    from sat3d.specs import GeneratorSpec, ReaderSpec, SegmenterSpec
+    from sat3d.testing import ToyGenerator, ToyReader, ToySegmenter
+
+    def load(weights: Any, device: Any) -> ToyGenerator:
+        generator = ToyGenerator(is_3d=True)
+        roles = {"reader": "toy", "segmenter": "toy"}
+        generator.card = replace(generator.card, goes_with=roles)
+        return generator
+
+    def load_other(weights: Any, device: Any) -> ToyGenerator:
+        generator = ToyGenerator(is_3d=True)
+        generator.card = WeightsCard("other", "0" * 64)
+        return generator
+
+    class ToyPlugin:
+        @hookimpl
+        def register_generators(self, register: Callable[[GeneratorSpec], None]) -> None:
+            register(GeneratorSpec("toy", "stripes", load))
+            register(GeneratorSpec("flat", "stripes in 2D", lambda w, d: ToyGenerator()))
+            register(GeneratorSpec("other", "stripes of other weights", load_other))
+
+        @hookimpl
+        def register_segmenters(self, register: Callable[[SegmenterSpec], None]) -> None:
+            register(SegmenterSpec("toy", "stripes", lambda w, d: ToySegmenter()))
+
+        @hookimpl
+        def register_readers(self, register: Callable[[ReaderSpec], None]) -> None:
+            register(ReaderSpec("toy", "stripes", lambda w, d: ToyReader()))
+
+    return ToyPlugin()
+
+
+@pytest.fixture
+def toys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """In an empty folder, with the toys as the only plugin, and room for long lines."""
+    from sat3d.registry import registered
+
+    monkeypatch.setenv("SAT3D_PLUGINS", "")
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.chdir(tmp_path)
+    with registered("toys", toy_plugin()):
+        yield

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -18,13 +17,10 @@ from sat3d.bulk import bulk_transfer
 from sat3d.bulk_folder import BulkSettings
 from sat3d.cli.app import run
 from sat3d.errors import Interrupted, MismatchError, Sat3dError, UsageError
-from sat3d.hookspecs import hookimpl
 from sat3d.images import read_image, write_png
 from sat3d.inversion import InvertSettings
 from sat3d.latents import from_seed, load_latent, save_latent
 from sat3d.manifest import Manifest, read_manifest
-from sat3d.registry import registered
-from sat3d.specs import GeneratorSpec
 from sat3d.testing import ToyGenerator, toy_masks
 from sat3d.transfers import Edit, draw, transfer
 
@@ -32,18 +28,7 @@ HEADER = "source,reference,attributes,intensity,name\n"
 FEW = BulkSettings(batch=4, invert=InvertSettings(steps=2, draft_steps=2))
 
 
-class ToyPlugin:
-    @hookimpl
-    def register_generators(self, register: Callable[[GeneratorSpec], None]) -> None:
-        register(GeneratorSpec("toy", "stripes", lambda w, d: ToyGenerator(is_3d=True)))
-
-
-@pytest.fixture(autouse=True)
-def _toys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("SAT3D_PLUGINS", "")
-    monkeypatch.chdir(tmp_path)
-    with registered("toys", ToyPlugin()):
-        yield
+pytestmark = pytest.mark.usefixtures("toys")
 
 
 @pytest.fixture

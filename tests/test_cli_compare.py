@@ -7,18 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from PIL import Image
 from torch import Tensor
 
 from sat3d.artifact import Masks
 from sat3d.cli.app import run
+from sat3d.cli.loading import fitting_clip
 from sat3d.errors import UsageError
 from sat3d.hookspecs import hookimpl
-from sat3d.interfaces import Bench, Codes, Editor, Generator, Reader, Segmenter
+from sat3d.interfaces import Bench, Codes, Editor
 from sat3d.registry import registered
-from sat3d.specs import EditorSpec, GeneratorSpec, ReaderSpec, SegmenterSpec
-from sat3d.testing import ToyGenerator, ToyReader, ToySegmenter, toy_masks
+from sat3d.specs import EditorSpec
+from sat3d.testing import ToyGenerator, toy_masks
 
 COMPARE = ["compare", "--masks", ".", "--pairs", "6", "--tune-pairs", "4", "--bank", "40",
            "--pool", "8", "--quiet"]  # fmt: skip
@@ -57,38 +57,9 @@ def _refuse(bench: Bench) -> Mapping[str, Any]:
     raise UsageError("it needs wings.")
 
 
-class ToyPlugin:
-    @hookimpl
-    def register_generators(self, register: Callable[[GeneratorSpec], None]) -> None:
-        def load(weights: str | None, device: torch.device) -> Generator:
-            generator = ToyGenerator(is_3d=True)
-            roles = {"reader": "toy", "segmenter": "toy"}
-            generator.card = replace(generator.card, goes_with=roles)
-            return generator
-
-        register(GeneratorSpec("toy", "stripes", load))
-
-    @hookimpl
-    def register_segmenters(self, register: Callable[[SegmenterSpec], None]) -> None:
-        def load(weights: str | None, device: torch.device) -> Segmenter:
-            return ToySegmenter()
-
-        register(SegmenterSpec("toy", "stripes", load))
-
-    @hookimpl
-    def register_readers(self, register: Callable[[ReaderSpec], None]) -> None:
-        def load(weights: str | None, device: torch.device) -> Reader:
-            return ToyReader()
-
-        register(ReaderSpec("toy", "stripes", load))
-
-
 @pytest.fixture(autouse=True)
-def _plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("SAT3D_PLUGINS", "")
-    monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.chdir(tmp_path)
-    with registered("toys", ToyPlugin()), registered("editors", EditorPlugin()):
+def _plugins(toys: None) -> Iterator[None]:
+    with registered("editors", EditorPlugin()):
         yield
 
 
@@ -142,6 +113,17 @@ def test_evaluate_refuses_wrong_use_and_leaves_files_alone(
 
 
 # ---------------------------------------------------------------- compare
+
+
+def test_own_weights_of_the_text_image_model_go_before_those_that_fit_the_generator() -> None:
+    generator = ToyGenerator()
+    fits = {"clip": "small", "clip_pretrained": "theirs"}
+    generator.card = replace(generator.card, goes_with=fits)
+    assert fitting_clip(None, None, generator) == ("small", "theirs")
+    assert fitting_clip(None, "mine", generator) == ("small", "mine")
+    assert fitting_clip("large", None, generator) == ("large", None)
+    generator.card = replace(generator.card, goes_with={})
+    assert fitting_clip(None, "mine", generator) == (None, "mine")
 
 
 def test_compare_prints_one_table_and_writes_picture_and_figures(

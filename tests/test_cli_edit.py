@@ -4,8 +4,6 @@ import errno
 import json
 import os
 import runpy
-from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,60 +13,16 @@ from PIL import Image
 
 from sat3d.artifact import Masks
 from sat3d.cli.app import run
-from sat3d.hookspecs import hookimpl
 from sat3d.images import read_image, write_png
-from sat3d.interfaces import Generator, Reader, Segmenter, WeightsCard
+from sat3d.interfaces import WeightsCard
 from sat3d.latents import from_seed, load_latent
-from sat3d.registry import registered
-from sat3d.specs import GeneratorSpec, ReaderSpec, SegmenterSpec
-from sat3d.testing import ToyGenerator, ToyReader, ToySegmenter, toy_masks
+from sat3d.testing import ToyGenerator, toy_masks
 from sat3d.transfers import Edit, draw, transfer
 
 FEW = ["--steps", "3"]
 
 
-class ToyPlugin:
-    """Offers the toys; 'flat' is the same generator in 2D, 'other' has other weights."""
-
-    @hookimpl
-    def register_generators(self, register: Callable[[GeneratorSpec], None]) -> None:
-        def load(weights: str | None, device: torch.device) -> Generator:
-            generator = ToyGenerator(is_3d=True)
-            roles = {"reader": "toy", "segmenter": "toy"}
-            generator.card = replace(generator.card, goes_with=roles)
-            return generator
-
-        def load_other(weights: str | None, device: torch.device) -> Generator:
-            generator = ToyGenerator(is_3d=True)
-            generator.card = WeightsCard("other", "0" * 64)
-            return generator
-
-        register(GeneratorSpec("toy", "stripes", load))
-        register(GeneratorSpec("flat", "stripes in 2D", lambda w, d: ToyGenerator()))
-        register(GeneratorSpec("other", "stripes of other weights", load_other))
-
-    @hookimpl
-    def register_segmenters(self, register: Callable[[SegmenterSpec], None]) -> None:
-        def load(weights: str | None, device: torch.device) -> Segmenter:
-            return ToySegmenter()
-
-        register(SegmenterSpec("toy", "stripes", load))
-
-    @hookimpl
-    def register_readers(self, register: Callable[[ReaderSpec], None]) -> None:
-        def load(weights: str | None, device: torch.device) -> Reader:
-            return ToyReader()
-
-        register(ReaderSpec("toy", "stripes", load))
-
-
-@pytest.fixture(autouse=True)
-def _toys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("SAT3D_PLUGINS", "")
-    monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.chdir(tmp_path)
-    with registered("toys", ToyPlugin()):
-        yield
+pytestmark = pytest.mark.usefixtures("toys")
 
 
 @pytest.fixture
