@@ -1,4 +1,4 @@
-"""Writing files so that nothing half-written stays."""
+"""Reading no more than is sensible, and writing so that nothing half-written stays."""
 
 import os
 import secrets
@@ -7,7 +7,29 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from sat3d.errors import Sat3dError, UsageError
+from sat3d.errors import InputError, Sat3dError, UsageError
+
+
+def read_limited(
+    path: Path, what: str, limit: int, advice: str, error: type[Sat3dError] = InputError
+) -> bytes:
+    """The bytes of a file from outside; pipes and devices, which may never end, are not opened.
+
+    ``what`` names the kind of file in messages, ``advice`` ends the one on a file over ``limit``
+    bytes. Raises ``error``.
+    """
+    try:
+        if path.exists() and not path.is_file():
+            raise error(f"cannot read {what} '{path}': it is not a file. Give a {what} file.")
+        with path.open("rb") as file:
+            data = file.read(limit + 1)
+    except (OSError, ValueError) as problem:  # ValueError: a zero byte in the path
+        reason = getattr(problem, "strerror", None) or str(problem)
+        raise error(f"cannot read {what} '{path}': {reason}. Check the path.") from None
+    if len(data) > limit:
+        size = f"{limit >> 20} MiB" if limit >> 20 else f"{limit} bytes"
+        raise error(f"{what} '{path}' is larger than {size}. {advice}")
+    return data
 
 
 def write_atomically(path: Path, data: bytes) -> None:

@@ -11,7 +11,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from sat3d.errors import InputError
-from sat3d.files import write_atomically
+from sat3d.files import read_limited, write_atomically
 
 MAX_BYTES = 64 << 20
 MAX_PIXELS = 50_000_000
@@ -47,16 +47,7 @@ def read_image(path: Path | str) -> Tensor:
 
 
 def _read_bytes(path: Path) -> bytes:
-    try:
-        if path.exists() and not path.is_file():
-            raise InputError(f"'{path}' is not a file. Give one picture file.")
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
-    except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
-        reason = getattr(error, "strerror", None) or str(error)
-        raise InputError(f"cannot read picture '{path}': {reason}. Check the path.") from None
-    if len(data) > MAX_BYTES:
-        raise InputError(f"'{path}' is larger than {MAX_BYTES >> 20} MiB. Save a smaller picture.")
+    data = read_limited(path, "picture", MAX_BYTES, "Save a smaller picture.")
     if not data:
         raise InputError(f"'{path}' is empty. Give a picture file.")
     return data

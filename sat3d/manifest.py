@@ -15,6 +15,7 @@ from pathlib import Path
 
 from sat3d.artifact import Masks
 from sat3d.errors import InputError, Sat3dError, UsageError
+from sat3d.files import read_limited
 from sat3d.latents import parse_source
 from sat3d.transfers import canonical, check_intensity
 
@@ -59,7 +60,7 @@ def read_manifest(path: Path, masks: Masks, intensity: float = 1.0) -> Manifest:
     Paths in it are relative to its own folder. Every bad row becomes one of ``problems``. Raises
     InputError if the file as a whole cannot be used: unreadable, no header, no rows.
     """
-    data = _read(path)
+    data = read_limited(path, "manifest", MAX_BYTES, "Split it.")
     try:
         text = data.decode("utf-8-sig")  # spreadsheet programs put a mark first
     except UnicodeDecodeError as error:
@@ -78,18 +79,6 @@ def read_manifest(path: Path, masks: Masks, intensity: float = 1.0) -> Manifest:
     if not rows and not problems:
         raise InputError(f"manifest '{path}' has a header and no pairs. Add a row for each pair.")
     return Manifest(tuple(rows), tuple(problems), hashlib.sha256(data).hexdigest())
-
-
-def _read(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
-    except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
-        reason = getattr(error, "strerror", None) or str(error)
-        raise InputError(f"cannot read manifest '{path}': {reason}. Check --manifest.") from None
-    if len(data) > MAX_BYTES:
-        raise InputError(f"manifest '{path}' is larger than {MAX_BYTES >> 20} MiB. Split it.")
-    return data
 
 
 def _records(path: Path, text: str) -> Iterator[tuple[int, Mapping[str, str]]]:

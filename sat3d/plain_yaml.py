@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 
 from sat3d.errors import UsageError
+from sat3d.files import read_limited
 
 MAX_BYTES = 1 << 18
 
@@ -17,19 +18,8 @@ def read_yaml(path: Path, what: str, error: type[UsageError]) -> Any:
     ``what`` names the kind of file in messages. Raises ``error`` for a missing file, one over
     MAX_BYTES and one that is not plain YAML.
     """
-    try:
-        if path.exists() and not path.is_file():
-            raise error(f"{what} '{path}' is not a file. Give one YAML file.")
-        with path.open("rb") as file:
-            raw = file.read(MAX_BYTES + 1)
-    except (OSError, ValueError) as problem:  # ValueError: a zero byte in the path
-        reason = getattr(problem, "strerror", None) or str(problem)
-        raise error(f"cannot read {what} '{path}': {reason}. Check the path.") from None
-    if len(raw) > MAX_BYTES:
-        raise error(
-            f"{what} '{path}' is larger than {MAX_BYTES} bytes. {what.capitalize()}s are short "
-            "texts."
-        )
+    advice = f"{what.capitalize()}s are short texts."
+    raw = read_limited(path, what, MAX_BYTES, advice, error)
     try:
         return _PlainLoader(raw.decode("utf-8")).get_single_data()
     except RecursionError:

@@ -1,5 +1,6 @@
 """Lists of pairs: what is read, and that nothing bad gets through."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -111,3 +112,9 @@ def test_a_missing_list_and_a_folder_are_refused(tmp_path: Path, masks: Masks):
     for path in (tmp_path / "gone.csv", tmp_path):
         with pytest.raises(InputError, match="cannot read manifest"):
             read_manifest(path, masks)
+
+
+def test_a_pipe_is_refused_and_not_waited_for(masks: Masks, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.csv")
+    with pytest.raises(InputError, match="is not a file"):
+        read_manifest(tmp_path / "pipe.csv", masks)

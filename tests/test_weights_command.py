@@ -282,7 +282,7 @@ def test_listing_imports_neither_torch_nor_a_network_client():
 
 
 def test_training_takes_the_weights_that_go_with_the_generators(monkeypatch):
-    from sat3d.cli import train_command
+    from sat3d.cli import loading, train_command
     from sat3d.qmm import QMM
 
     roles = {
@@ -296,11 +296,11 @@ def test_training_takes_the_weights_that_go_with_the_generators(monkeypatch):
     monkeypatch.setattr(QMM, "load", lambda pack, *rest: asked.append(rest[:2]))
     monkeypatch.setattr(registry, "load_segmenter", lambda *rest: asked.append(rest[:2]))
     train_command._qmm(None, None, None, generator, None)
-    train_command._segmenter(None, None, generator, None)
+    loading.find_segmenter(None, generator)
     assert asked == [("ViT-B-32-quickgelu", "openai"), ("bisenet", "bisenet-celebamask")]
     # Another model or segmenter brings its own.
     train_command._qmm("other", None, None, generator, None)
-    train_command._segmenter("other", None, generator, None)
+    loading.find_segmenter("other", generator)
     assert asked[2:] == [("other", None), ("other", None)]
 
 
