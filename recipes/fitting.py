@@ -99,7 +99,7 @@ def options(
     add("--rate", type=float, default=rate, help="peak learning rate")
     add("--count", type=int, default=TRAIN_COUNT, help="training renders")
     add("--held-out", type=int, default=HELD_OUT_COUNT, help="held-out renders")
-    add("--compile", action="store_true", help="compile the network")
+    add("--compile", action="store_true", help="compile the network; on a CPU in bfloat16 then")
     if more is not None:
         more(parser)
     given = vars(parser.parse_args())
@@ -223,12 +223,13 @@ def fit(
     run.sow()
     network.train()
     device = torch.device(options.device)
+    half = device.type == "cuda" or options.compile
     saved = said = time.monotonic()
     while run.progress < 1:
         progress = run.progress
         for group, peak in zip(optimiser.param_groups, peaks, strict=True):
             group["lr"] = peak * schedule(run.step, progress)
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        with torch.autocast(device.type, torch.bfloat16, enabled=half):
             value, notes = loss(progress)
         if not _moved(network, optimiser, value):
             _skip(run)

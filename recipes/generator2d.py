@@ -83,13 +83,15 @@ def draw(network: networks.Generator, w: Tensor) -> Tensor:
 class Loss:
     """Draws batches and compares with renders; small parts count more at first."""
 
-    def __init__(self, network: networks.Generator, data: Renders, batch: int) -> None:
+    def __init__(
+        self, network: networks.Generator, data: Renders, batch: int, compiled: bool
+    ) -> None:
         self.network, self.data, self.batch = network, data, batch
         self.code = codes.factors_to_w(data.world, data.factors)
         device = data.images.device
         details = [name in data.world.details for name in data.world.labels]
         self.details = torch.tensor(details, device=device).float()
-        self.draw = torch.compile(self._draw) if device.type == "cuda" else self._draw
+        self.draw = torch.compile(self._draw) if compiled else self._draw
 
     def _draw(self, code: Tensor) -> Tensor:
         return draw(self.network, mixed(self.network, code))
@@ -111,7 +113,7 @@ def train(chosen: Options, network: networks.Generator, data: Renders) -> tuple[
     )
     moving = [p for p in network.parameters() if p.requires_grad]
     optimiser = muon(moving, 5 * chosen.rate, chosen.rate, adjusted=True)
-    loss = Loss(network, data, chosen.batch)
+    loss = Loss(network, data, chosen.batch, chosen.compile or "cuda" in chosen.device)
     took = fit(
         network, loss, chosen, "generator2d", optimiser, learning_rate,
         after=lambda: average.update_parameters(network), beside={"average": average},

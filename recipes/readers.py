@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from sat3d_plugins.readers.avatars.reader import BUNDLED, ReaderNetwork, load
+from sat3d_plugins.readers.attributes.reader import BUNDLED, ReaderNetwork, load
 from torch import Tensor
 
 from recipes.data import RESOLUTION, Renders, augment, shrunk, to_float

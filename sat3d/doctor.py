@@ -12,6 +12,7 @@ from pathlib import Path
 
 from sat3d import __version__, store
 from sat3d.errors import PluginError, Sat3dError
+from sat3d.headers import read_header
 from sat3d.registry import (
     GROUP,
     Catalogue,
@@ -21,7 +22,7 @@ from sat3d.registry import (
     load_reader,
     load_segmenter,
 )
-from sat3d.specs import AnySpec, ClipSpec
+from sat3d.specs import AnySpec, ClipSpec, GeneratorSpec
 
 LEAST_MEMORY = 6 << 30
 """Bytes that a training run on the CPU may take."""
@@ -184,7 +185,7 @@ def _plugins(report: Report, catalogue: Catalogue) -> None:
 
 def _bundled(report: Report, catalogue: Catalogue) -> None:
     """Weights that come with the package, and packs that must validate."""
-    total = 0
+    sizes: dict[Path, int] = {}  # one plugin may offer several things
     for kind, offer in catalogue.offers():
         name = f"{kind} '{offer.spec.name}'"
         if kind == "descriptor pack":
@@ -196,21 +197,24 @@ def _bundled(report: Report, catalogue: Catalogue) -> None:
         if kind == "clip model":
             _clip_files(report, f"{name} ({offer.source})", offer.spec)
         if offer.distribution != GROUP:
-            _third_party(report, kind, offer)
+            _by_loading(report, kind, offer)
             continue
         if kind in ("importer", "editor") or not getattr(offer.spec, "embedded", True):
             continue
         files = _weights_of(offer.module)
-        if not files:
+        if not files and kind == "reader":  # one may see by what another plugin brings
+            _by_loading(report, kind, offer)
+        elif not files:
             report.problems.append(
                 f"{name}: its weights are not in the package. Install sat3d again or "
                 "give your own with --weights."
             )
         for path in files:
-            total += path.stat().st_size
-            report.facts[f"weights {path.name}"] = size_text(path.stat().st_size)
-            _attempt(report, name, lambda path=path: _check_weights(path))  # type: ignore[misc]
-    report.facts["bundled weights"] = size_text(total)
+            if path not in sizes:
+                sizes[path] = path.stat().st_size
+                report.facts[f"weights {offer.plugin}/{path.stem}"] = size_text(sizes[path])
+                _attempt(report, name, lambda path=path: _check_weights(path))  # type: ignore[misc]
+    report.facts["bundled weights"] = size_text(sum(sizes.values()))
 
 
 def _clip_files(report: Report, name: str, spec: AnySpec) -> None:
@@ -220,8 +224,12 @@ def _clip_files(report: Report, name: str, spec: AnySpec) -> None:
             report.problems.append(f"{name}: there is no file '{path}'. Install it again.")
 
 
-def _third_party(report: Report, kind: str, offer: Offer[AnySpec]) -> None:
+def _by_loading(report: Report, kind: str, offer: Offer[AnySpec]) -> None:
     """Load its default weights: a plugin's files are its own business, so nothing less tells."""
+    if isinstance(offer.spec, GeneratorSpec):
+        for path in offer.spec.weights_files.values():
+            who = f"plugin '{offer.plugin}' ({offer.source}): {kind} '{offer.spec.name}'"
+            _attempt(report, who, lambda path=path: _check_weights(path))  # type: ignore[misc]
     load = _LOADERS.get(kind)
     if load is None or not getattr(offer.spec, "embedded", True):
         return
@@ -234,6 +242,9 @@ def _third_party(report: Report, kind: str, offer: Offer[AnySpec]) -> None:
             f"plugin '{offer.plugin}' ({offer.source}): {kind} '{offer.spec.name}' does not load: "
             f"{error}"
         )
+    except Exception as error:  # e.g. torch itself is broken
+        name = f"{kind} '{offer.spec.name}'"
+        report.problems.append(f"{name} cannot be checked: {_line(error)}.")
 
 
 _LOADERS: dict[str, Callable[..., object]] = {
@@ -271,8 +282,6 @@ def _check_list(path: Path) -> None:
 
 
 def _check_weights(path: Path) -> None:
-    from sat3d.weights import read_header
-
     read_header(path)
 
 

@@ -20,6 +20,7 @@ import pluggy
 from sat3d import hookspecs
 from sat3d.devices import default_device as default_device
 from sat3d.devices import resolve_device as resolve_device
+from sat3d.embedded import by_name
 from sat3d.errors import PluginError, Sat3dError, UsageError, unknown_name
 from sat3d.specs import (
     AnySpec,
@@ -320,14 +321,15 @@ def load_generator(
     device: "str | torch.device | None" = None,
     catalogue: Catalogue | None = None,
 ) -> "Generator":
-    """Load a generator by name; ``weights`` None takes the embedded default.
+    """Load a generator by name; ``weights``: a path, a name of its own weights or of the store's.
 
+    None takes the embedded default.
     Raises UsageError for an unknown name, PluginError for a plugin that fails.
     """
     from sat3d.interfaces import Generator
 
     offer = (catalogue or discover()).generator(name)
-    return _load(Generator, offer, weights, device)
+    return _load(Generator, offer, by_name(offer.spec, weights), device)
 
 
 def load_segmenter(

@@ -4,9 +4,11 @@ No torch here: listing plugins must stay quick.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from sat3d.errors import PluginError
 
 if TYPE_CHECKING:
     import torch
@@ -20,7 +22,8 @@ if TYPE_CHECKING:
 class GeneratorSpec:
     """A generator on offer. ``load(weights, device)`` runs only when it is chosen.
 
-    ``weights`` is None for the embedded default, else a name or path as the user typed it.
+    ``weights`` is None for the embedded default, else a name or path as the user typed it, or
+    the path of one of ``weights_files``.
     """
 
     name: str
@@ -28,6 +31,15 @@ class GeneratorSpec:
     load: "Callable[[str | None, torch.device], Generator]"
     embedded: bool = True
     """False where there is no default: weights must be given."""
+    weights_files: Mapping[str, Path] = field(default_factory=dict)
+    """Embedded weights by name, in sat3d's format; --weights takes the names. Without --weights
+    the first are taken whose header says that they go with the descriptor pack, else the default.
+    """
+
+    def __post_init__(self) -> None:
+        for name, path in self.weights_files.items():
+            if not isinstance(name, str) or not isinstance(path, Path):
+                raise PluginError(f"weights_files has {name!r:.80}: {path!r:.80}, no name and Path")
 
 
 @dataclass(frozen=True)

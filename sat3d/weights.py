@@ -18,42 +18,17 @@ from torch import Tensor
 
 from sat3d.errors import InputError
 from sat3d.files import write_atomically
+from sat3d.headers import FORMAT as FORMAT
+from sat3d.headers import KEY
+from sat3d.headers import read_header as read_header
 from sat3d.interfaces import WeightsCard
-
-FORMAT = 1
-_HEADER = "sat3d"
 
 
 def save_weights(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
     """Write tensors and header in one step; the file appears whole or not at all."""
-    metadata = {_HEADER: json.dumps({"format": FORMAT, **header}, sort_keys=True)}
+    metadata = {KEY: json.dumps({"format": FORMAT, **header}, sort_keys=True)}
     data = save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, metadata)
     write_atomically(path, data)
-
-
-def read_header(path: Path) -> dict[str, Any]:
-    """The header of a weights file; {} for a .safetensors without one. Raises InputError."""
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            text = (file.metadata() or {}).get(_HEADER)
-    except FileNotFoundError:
-        raise InputError(f"no file '{path}'. Check the path.") from None
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"'{path}' is not a readable .safetensors file: {error}.") from None
-    return _parse_header(path, text) if text is not None else {}
-
-
-def _parse_header(path: Path, text: str) -> dict[str, Any]:
-    try:
-        header = json.loads(text)
-    except ValueError as error:
-        raise InputError(f"'{path}' has a header that is not JSON: {error}.") from None
-    if not isinstance(header, dict) or header.get("format") != FORMAT:
-        found = header.get("format") if isinstance(header, dict) else type(header).__name__
-        raise InputError(
-            f"'{path}' has header format {found!r}; this version reads {FORMAT}. Update sat3d."
-        )
-    return header
 
 
 def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

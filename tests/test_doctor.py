@@ -31,6 +31,11 @@ def test_bundled_weights_are_counted_and_their_absence_is_a_problem(monkeypatch)
     assert any("weights are not in the package" in problem for problem in report.problems)
 
 
+def test_a_reader_without_weights_of_its_own_is_no_problem(monkeypatch):
+    monkeypatch.setenv("SAT3D_PLUGINS", "complexion")
+    assert not [x for x in doctor.examine().problems if "complexion" in x]
+
+
 def test_damaged_bundled_weights_are_a_problem(monkeypatch, tmp_path):
     damaged = tmp_path / "a.safetensors"
     damaged.write_bytes(b"no tensors")

@@ -1,4 +1,4 @@
-"""The bundled text-image model: a small dual encoder of avatars."""
+"""The bundled text-image models: small dual encoders of cartoon worlds, all of one shape."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,9 +16,17 @@ AVATARS = ClipSpec(
     _HERE / "sat3d-avatars.json",
     _HERE / "weights" / "sat3d-avatars.safetensors",
 )
+WORLDS = ClipSpec(
+    "sat3d-worlds",
+    "bundled text-image model of cartoon cats and cars",
+    AVATARS.config,
+    _HERE / "weights" / "sat3d-worlds.safetensors",
+)
 
 
 @hookimpl
 def register_clip_models(register: "Callable[[ClipSpec], None]") -> None:
-    """Offer ``sat3d-avatars``."""
+    """Offer ``sat3d-avatars``, and ``sat3d-worlds`` where its weights are there."""
     register(AVATARS)
+    if WORLDS.weights.is_file():
+        register(WORLDS)

@@ -16,10 +16,15 @@ from recipes.renderer import Factor, Factors, Rendered, Scene
 
 @dataclass(frozen=True)
 class Cameras:
-    """Cameras on a sphere around the origin; angles uniform within ``yaw``, ``pitch`` of 0."""
+    """Cameras on a sphere around the origin, angles in radians.
+
+    Yaw is uniform within ``yaw`` of 0, pitch within ``pitch`` of ``pitch_centre``; below 0 is
+    from above.
+    """
 
     yaw: float = 0.6
     pitch: float = 0.25
+    pitch_centre: float = 0.0
     radius: float = 2.7
     focal: float = 4.2647
 
@@ -30,7 +35,7 @@ class Cameras:
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
         """Labels [n, 25] of the range."""
         angles = torch.rand(2, n, generator=generator, device=generator.device) * 2 - 1
-        return self.at(self.yaw * angles[0], self.pitch * angles[1])
+        return self.at(self.yaw * angles[0], self.pitch_centre + self.pitch * angles[1])
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from sat3d.cli.loading import (
     OverwriteOption,
     WeightsOption,
     fitting_clip,
+    load_for,
 )
 from sat3d.cli.text import printable
 
@@ -214,7 +215,7 @@ def try_(
     """
     from sat3d.errors import UsageError
     from sat3d.files import refuse_existing
-    from sat3d.registry import discover, load_generator, load_pack, resolve_device
+    from sat3d.registry import discover, load_pack, resolve_device
     from sat3d.trial import try_pack
 
     if not image and generator is None:
@@ -223,7 +224,7 @@ def try_(
         refuse_existing(out, overwrite and not out.is_dir())
     target, catalogue = resolve_device(device), discover()
     pack = load_pack(file, catalogue)
-    loaded = None if generator is None else load_generator(generator, weights, target, catalogue)
+    loaded = None if generator is None else load_for(pack, generator, weights, target, catalogue)
     qmm = _qmm(clip, clip_pretrained, pack, loaded, catalogue, device)
     trial = try_pack(pack, qmm, _images(image or [], loaded, draws, seed, qmm))
     if out is not None:

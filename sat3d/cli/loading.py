@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 if TYPE_CHECKING:
+    import torch
     from pydantic import BaseModel
 
     from sat3d.artifact import Masks
+    from sat3d.descriptors import DescriptorPack
     from sat3d.interfaces import Generator, Reader, Segmenter
     from sat3d.registry import Catalogue
 
@@ -67,14 +69,42 @@ def checked(model: type[Settings], **options: Any) -> Settings:
 def load_pair(
     masks: Path, generator: str | None, weights: str | None, device: str
 ) -> "tuple[Masks, Generator]":
-    """Masks and the generator they were made for. Raises MismatchError and what loading does."""
-    from sat3d.artifact import load_masks
-    from sat3d.registry import load_generator
+    """Masks and the generator they were made for. Raises MismatchError and what loading does.
 
-    known = load_masks(masks)
-    loaded = load_generator(generator or known.header["generator"]["name"], weights, device)
+    Without ``weights`` those that the masks name are taken, if they are embedded or in the store.
+    """
+    from sat3d.artifact import load_masks
+    from sat3d.embedded import of_that_name
+    from sat3d.registry import discover, load_generator
+
+    known, catalogue = load_masks(masks), discover()
+    made = known.header["generator"]
+    name = generator or made["name"]
+    choices: list[str | Path | None] = []
+    if weights is None and name == made["name"]:
+        choices += of_that_name(catalogue.generator(name).spec, made["weights"])
+    for choice in choices or [weights]:  # several only where the store has one of that name too
+        loaded = load_generator(name, choice, device, catalogue)
+        if loaded.card.fingerprint == made["fingerprint"]:
+            break
     known.check(loaded)
     return known, loaded
+
+
+def load_for(
+    pack: "DescriptorPack | None",
+    name: str,
+    weights: str | None,
+    device: "torch.device",
+    catalogue: "Catalogue",
+) -> "Generator":
+    """A generator with the weights asked for, or with the embedded ones that go with the pack."""
+    from sat3d.embedded import for_pack
+    from sat3d.registry import load_generator
+
+    if weights is None and pack is not None:
+        weights = for_pack(catalogue.generator(name).spec, pack.name, catalogue)
+    return load_generator(name, weights, device, catalogue)
 
 
 def find_reader(name: str | None, generator: "Generator") -> "Reader":

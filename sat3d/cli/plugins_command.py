@@ -9,7 +9,8 @@ import typer
 from sat3d.cli.text import printable
 
 if TYPE_CHECKING:
-    from sat3d.registry import Catalogue
+    from sat3d.registry import Catalogue, Offer
+    from sat3d.specs import AnySpec
 
 plugin = typer.Typer(
     rich_markup_mode=None,
@@ -60,18 +61,32 @@ def _plain(catalogue: "Catalogue") -> dict[str, Any]:
             "plugin": offer.plugin,
             "distribution": offer.distribution,
             "version": offer.version,
+            **({"weights": found} if (found := _weights(offer)) else {}),
         }
         for kind, offer in catalogue.offers()
     ]
     return {"offers": offers, "problems": [asdict(problem) for problem in catalogue.problems]}
 
 
+def _weights(offer: "Offer[AnySpec]") -> dict[str, str]:
+    """Embedded weights of a generator and the packs that they go with."""
+    from sat3d.embedded import packs
+    from sat3d.specs import GeneratorSpec
+
+    return packs(offer.spec) if isinstance(offer.spec, GeneratorSpec) else {}
+
+
+def _summary(offer: "Offer[AnySpec]") -> str:
+    """What the plugin says, and the embedded weights by name, each with its pack."""
+    known = ", ".join(f"{name} ({pack})" for name, pack in _weights(offer).items())
+    return f"{offer.spec.summary}; weights: {known}" if known else offer.spec.summary
+
+
 def _lines(catalogue: "Catalogue") -> list[str]:
     """Aligned columns, complete also where the terminal is narrow or there is none."""
     header = ("kind", "name", "from", "summary")
     rows = [
-        (kind, offer.spec.name, offer.source, offer.spec.summary)
-        for kind, offer in catalogue.offers()
+        (kind, offer.spec.name, offer.source, _summary(offer)) for kind, offer in catalogue.offers()
     ]
     widths = [max(len(row[k]) for row in (header, *rows)) for k in range(3)]
     lines = [

@@ -15,6 +15,7 @@ from sat3d.cli.loading import (
     WeightsOption,
     find_segmenter,
     fitting_clip,
+    load_for,
 )
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def train(
     from sat3d.engine import train as learn
     from sat3d.parallel import is_main
     from sat3d.progress import open_progress
-    from sat3d.registry import discover, load_generator, resolve_device
+    from sat3d.registry import discover, load_pack, resolve_device
     from sat3d.settings import override
     from sat3d.settings import preset as find_preset
 
@@ -84,8 +85,9 @@ def train(
     given = [f"{key}={value}" for key, value in short.items() if value is not None]
     settings = override(find_preset(preset, target.type), [*given, *(assignments or [])])
     catalogue = discover()
-    loaded = load_generator(generator, weights, target, catalogue)
-    pack = _pack(descriptors, loaded, catalogue)
+    wanted = None if descriptors is None else load_pack(descriptors, catalogue)
+    loaded = load_for(wanted, generator, weights, target, catalogue)
+    pack = wanted or load_pack(_default("descriptors", "--descriptors", loaded), catalogue)
     folder = out or Path("runs") / f"{generator}-{pack.name}"
     _check_folder(folder, resume, overwrite)
     qmm = _qmm(clip, clip_pretrained, pack, loaded, catalogue)
@@ -119,13 +121,6 @@ def _default(role: str, flag: str, generator: "Generator") -> str:
     if name is None:
         raise UsageError(f"weights '{generator.card.name}' do not say which to use. Add {flag}.")
     return name
-
-
-def _pack(name: str | None, generator: "Generator", catalogue: "Catalogue") -> "DescriptorPack":
-    from sat3d.registry import load_pack
-
-    chosen = _default("descriptors", "--descriptors", generator) if name is None else name
-    return load_pack(chosen, catalogue)
 
 
 def _qmm(

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import segmentation_models_pytorch as smp
 import torch
+from sat3d_plugins.segmenters.deeplabv3 import segmenter as plugin
 from sat3d_plugins.segmenters.deeplabv3.importer import config_of, convert_state
 from sat3d_plugins.segmenters.deeplabv3.networks import VOC_LABELS, DeepLabConfig, logits
 from sat3d_plugins.segmenters.deeplabv3.segmenter import input_size, load, normalise
@@ -165,6 +166,9 @@ def test_an_smp_file_of_ours_can_be_imported_again(tmp_path):
         ({"source": "elsewhere"}, "config.source"),
         ({"source": "torchvision"}, "unknown encoder"),
         ({"size": 10**6}, "config.size"),
+        ({"decoder": 10**6}, "config.decoder"),
+        ({"decoder": 64}, "differs in"),
+        ({"source": "torchvision", "encoder": "resnet50", "decoder": 64}, "config.decoder"),
         ({"labels": ["cat", "cat", "dog"]}, "config.labels"),
         ({"labels": "cat"}, "config.labels"),
         ({"labels": ["a", "b"]}, "differs in"),
@@ -183,7 +187,8 @@ def test_configuration_survives_the_header():
         DeepLabConfig.from_dict({"source": "smp"})
 
 
-def test_without_weights_the_error_says_what_to_do():
+def test_without_weights_the_error_says_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.setattr(plugin, "BUNDLED", tmp_path / "none.safetensors")
     with pytest.raises(InputError, match="no weights .* bundled. Add --segmenter-weights"):
         load_segmenter("deeplabv3", None, "cpu")
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from sat3d_plugins.convnet import to_square
 from sat3d_plugins.generators.eg3d.encoder import Encoder
-from sat3d_plugins.readers.avatars.reader import BUNDLED, ReaderNetwork, load
+from sat3d_plugins.readers.attributes.reader import BUNDLED, ReaderNetwork, load
 from sat3d_plugins.readers.complexion.reader import ComplexionReader
 
 from sat3d.errors import InputError
@@ -112,7 +112,7 @@ def test_the_bundled_readers_read_renders() -> None:
     bare = factors[(factors.classes[:, names.index("hat")] == 0).nonzero().squeeze(1)[:8]]
     yaw = torch.linspace(-0.3, 0.3, 8)
     images = world.render(bare, orbit_camera(yaw, 0 * yaw), 64, supersample=1).image
-    found = load(None, CPU).read(images)
+    found = load(str(BUNDLED), CPU).read(images)
     right = [
         (values.argmax(1) == bare.classes[:, names.index(name)]).float().mean()
         for name, values in found.items()
@@ -132,7 +132,7 @@ def test_an_embedding_holds_what_the_heads_look_at_and_all_features(tmp_path: Pa
     assert found.features is not None
     assert found.features.shape == (5, CONFIG["widths"][-1])
     assert found.identity is None
-    assert reader.card.goes_with["identity"] == "complexion"
+    assert reader.name == "r" and "identity" not in reader.card.goes_with
 
 
 def test_the_parts_of_an_embedding_decide_the_reading(tmp_path: Path) -> None:

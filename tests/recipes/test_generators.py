@@ -87,6 +87,7 @@ def test_eg3d_learns_a_world(
     assert loaded.network.config.volume.white_back == (world == "cars")
     cameras = loaded.sample_cameras(2, seed=0)
     assert cameras[0, 16].item() == pytest.approx(tiny(world).cameras.focal)
+    assert loaded.cameras.pitch_centre == tiny(world).cameras.pitch_centre
     with torch.no_grad():
         w = loaded.map(torch.randn(1, loaded.latent_dim), cameras[:1])
         image = loaded.render(loaded.styles(w), cameras[:1], draft=True).image

@@ -134,6 +134,8 @@ def test_a_car_stands_on_white_and_is_seen_from_all_around() -> None:
     assert abs(wide[0] - wide[2]) <= 2
     angles = world.cameras.sample(200, torch.Generator().manual_seed(0))[:, [3, 11]]
     assert ((angles > 0).float().mean(0) - 0.5).abs().max() < 0.15
+    height = world.cameras.sample(200, torch.Generator().manual_seed(0))[:, 7]
+    assert (height > 0.05 * world.cameras.radius).all()  # nobody looks at cars from below
 
 
 def test_the_color_of_a_car_leaves_its_shape_alone() -> None:

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sat3d.embedded import weights_in
 from sat3d.hookspecs import hookimpl
 from sat3d.specs import GeneratorSpec, ImporterSpec, WeightsListSpec
 
@@ -47,10 +48,9 @@ def _convert(checkpoint: "Checkpoint") -> "Conversion":
 
 @hookimpl
 def register_generators(register: "Callable[[GeneratorSpec], None]") -> None:
-    """Offer EG3D with the embedded avatars."""
-    register(
-        GeneratorSpec("eg3d", "EG3D tri-plane generator; embedded: cartoon avatars 128", _load)
-    )
+    """Offer EG3D with whatever weights are embedded; the avatars are the default."""
+    found = weights_in(_HERE / "weights")
+    register(GeneratorSpec("eg3d", "EG3D tri-plane generator, 3D", _load, weights_files=found))
 
 
 @hookimpl

@@ -24,13 +24,17 @@ ENCODER = "encoder."
 
 @dataclasses.dataclass(frozen=True)
 class CameraRange:
-    """Cameras of the training distribution: a sphere around the origin, angles in radians."""
+    """Cameras of the training distribution: a sphere around the origin, angles in radians.
+
+    Yaw is within ``yaw`` of 0, pitch within ``pitch`` of ``pitch_centre``; below 0 is from above.
+    """
 
     radius: float = 2.7
     focal: float = 4.2647
     pivot: tuple[float, float, float] = (0.0, 0.0, 0.2)
     yaw: float = 0.35
     pitch: float = 0.25
+    pitch_centre: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,11 +92,12 @@ class EG3DGenerator(Generator):
     def sample_cameras(self, count: int, seed: int) -> Tensor:
         """[count, 25], yaw and pitch uniform in the training range."""
         draws = torch.rand(count, 2, generator=torch.Generator().manual_seed(seed)) * 2 - 1
-        return self._camera(draws[:, 0] * self.cameras.yaw, draws[:, 1] * self.cameras.pitch)
+        yaw, pitch = draws[:, 0] * self.cameras.yaw, draws[:, 1] * self.cameras.pitch
+        return self._camera(yaw, self.cameras.pitch_centre + pitch)
 
     def orbit(self, yaw: float, pitch: float) -> Tensor:
-        """One camera [1, 25]."""
-        return self._camera(torch.tensor([yaw]), torch.tensor([pitch]))
+        """One camera [1, 25]; ``pitch`` counts from the middle of the training range."""
+        return self._camera(torch.tensor([yaw]), torch.tensor([self.cameras.pitch_centre + pitch]))
 
     def _camera(self, yaw: Tensor, pitch: Tensor) -> Tensor:
         c = self.cameras

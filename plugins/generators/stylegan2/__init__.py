@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sat3d.embedded import weights_in
 from sat3d.hookspecs import hookimpl
 from sat3d.specs import GeneratorSpec, ImporterSpec, WeightsListSpec
 
@@ -38,10 +39,11 @@ def _convert(checkpoint: "Checkpoint") -> "Conversion":
 
 @hookimpl
 def register_generators(register: "Callable[[GeneratorSpec], None]") -> None:
-    """Offer StyleGAN2; weights have to be given."""
-    register(
-        GeneratorSpec("stylegan2", "StyleGAN2 2D generator; give --weights", _load, embedded=False)
-    )
+    """Offer StyleGAN2; weights have to be given unless the flat avatars are there."""
+    found = weights_in(_HERE / "weights")
+    embedded = "avatars2d" in found
+    summary = "StyleGAN2 2D generator" + ("" if embedded else "; give --weights")
+    register(GeneratorSpec("stylegan2", summary, _load, embedded, found))
 
 
 @hookimpl

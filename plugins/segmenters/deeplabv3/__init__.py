@@ -38,9 +38,11 @@ def _convert(checkpoint: "Checkpoint") -> "Conversion":
 
 @hookimpl
 def register_segmenters(register: "Callable[[SegmenterSpec], None]") -> None:
-    """Offer ``deeplabv3``; weights have to be given."""
-    summary = "DeepLabv3, labels of the weights; give --segmenter-weights"
-    register(SegmenterSpec("deeplabv3", summary, _load, embedded=False))
+    """Offer ``deeplabv3``; weights have to be given unless those of the cats are there."""
+    embedded = (_HERE / "weights" / "cats.safetensors").is_file()
+    hint = "" if embedded else "; give --segmenter-weights"
+    summary = f"DeepLabv3, labels of the weights{hint}"
+    register(SegmenterSpec("deeplabv3", summary, _load, embedded))
 
 
 @hookimpl

@@ -19,6 +19,8 @@ VOC_LABELS = (
 )  # fmt: skip
 """Labels of torchvision's COCO weights, in their order."""
 RESNETS = ("resnet50", "resnet101")
+SMALL = "tu-mobilenetv3_small_050"
+"""The one encoder taken from timm by its name there: half a megabyte, for drawings."""
 STRIDE = {"torchvision": 1, "smp": 16}
 """Sides of the network's input are multiples of this (segmentation-models-pytorch insists)."""
 
@@ -32,13 +34,15 @@ class DeepLabConfig:
     labels: tuple[str, ...] = VOC_LABELS
     size: int = 520
     """The shorter side at which the network looks at an image; torchvision trained at 520."""
+    decoder: int = 256
+    """Channels of the decoder, as published 256; torchvision's are fixed."""
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "DeepLabConfig":
         """From a weights header. Raises InputError for unknown keys and wrong values."""
         known = {f.name for f in fields(cls)}
         for key in sorted(values.keys() ^ known):
-            if key not in values and key in ("labels", "size"):
+            if key not in values and key in ("labels", "size", "decoder"):
                 continue
             what = "unknown key" if key in values else "no key"
             raise InputError(f"DeepLabv3 configuration has {what} '{key}'. Import the file again.")
@@ -48,7 +52,8 @@ class DeepLabConfig:
             raise InputError(
                 f"DeepLabv3 config.labels is {labels!r:.80}. Allowed: names in a list."
             )
-        config = cls(values["source"], values["encoder"], tuple(labels), values.get("size", 520))
+        size, decoder = values.get("size", 520), values.get("decoder", 256)
+        config = cls(values["source"], values["encoder"], tuple(labels), size, decoder)
         config.check()
         return config
 
@@ -61,6 +66,12 @@ class DeepLabConfig:
             )
         if type(self.size) is not int or not 32 <= self.size <= 2048:
             raise InputError(f"DeepLabv3 config.size is {self.size!r:.80}. Allowed: 32 to 2048.")
+        widths = (256,) if self.source == "torchvision" else range(8, 513)
+        if type(self.decoder) is not int or self.decoder not in widths:
+            raise InputError(
+                f"DeepLabv3 config.decoder is {self.decoder!r:.80}. Allowed: {widths[0]} to "
+                f"{widths[-1]}."
+            )
         if self.source not in ("torchvision", "smp"):
             raise InputError(
                 f"DeepLabv3 config.source is {self.source!r:.80}. Allowed: torchvision, smp."
@@ -80,8 +91,8 @@ def _encoders(source: str) -> tuple[str, ...]:
         return RESNETS
     import segmentation_models_pytorch as smp
 
-    # Only its own table: names beyond it would be looked up elsewhere.
-    return tuple(smp.encoders.encoders)
+    # Only its own table and one more: names beyond it would be looked up elsewhere.
+    return (*smp.encoders.encoders, SMALL)
 
 
 def make_network(config: DeepLabConfig) -> nn.Module:
@@ -95,7 +106,9 @@ def make_network(config: DeepLabConfig) -> nn.Module:
     import segmentation_models_pytorch as smp
 
     try:
-        return smp.DeepLabV3(config.encoder, encoder_weights=None, classes=labels)
+        return smp.DeepLabV3(
+            config.encoder, encoder_weights=None, classes=labels, decoder_channels=config.decoder
+        )
     except (ValueError, KeyError, NotImplementedError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(

@@ -15,6 +15,7 @@ from sat3d.weights import load_into, load_weights, make_card
 
 from .networks import STRIDE, DeepLabConfig, logits, make_network
 
+BUNDLED = Path(__file__).parent / "weights" / "cats.safetensors"
 _MEAN = (0.485, 0.456, 0.406)
 _STD = (0.229, 0.224, 0.225)
 
@@ -74,13 +75,13 @@ class DeepLabSegmenter(Segmenter):
 
 
 def load(weights: str | None, device: torch.device) -> DeepLabSegmenter:
-    """A segmenter by path or name of weights. Raises UsageError; None is an error too."""
-    if weights is None:
+    """Read weights by path or name (None: the bundled ones, if any). Raises UsageError."""
+    if weights is None and not BUNDLED.is_file():
         raise InputError(
             "no weights of 'deeplabv3' are bundled. Add --segmenter-weights with a path or a name; "
             "'sat3d weights list' shows published ones."
         )
-    path = resolve(weights)
+    path = BUNDLED if weights is None else resolve(weights)
     tensors, header = load_weights(path)
     if header.get("architecture") != "deeplabv3":
         found = header.get("architecture")

@@ -15,6 +15,8 @@ from sat3d.store import resolve
 from sat3d.weights import load_into, load_weights, make_card
 
 BUNDLED = Path(__file__).parent / "weights" / "avatars.safetensors"
+# The features of these networks do not tell who is shown; where another reader can, it goes along.
+_IDENTITY = {"avatars": "complexion"}
 
 
 class ReaderNetwork(nn.Module):
@@ -40,10 +42,8 @@ class ReaderNetwork(nn.Module):
         return {name: head(features) for name, head in self.heads.items()}
 
 
-class AvatarReader(Reader):
-    """Frozen network; ``size`` is the side at which it looks at an image."""
-
-    name = "avatars"
+class AttributeReader(Reader):
+    """Frozen network, named as its weights; ``size`` is the side at which it sees an image."""
 
     def __init__(
         self,
@@ -55,11 +55,11 @@ class AvatarReader(Reader):
         self._network = network.eval().requires_grad_(False)
         self.attributes = dict(attributes)
         self.size = size
-        self.card = card
+        self.name, self.card = card.name, card
         # Which way a head looks does not depend on what all its values have in common.
         self._directions = {n: _span(_differences(head)) for n, head in network.heads.items()}
 
-    def to(self, device: torch.device) -> "AvatarReader":
+    def to(self, device: torch.device) -> "AttributeReader":
         """Move to a device; returns self."""
         self._network.to(device)
         self._directions = {name: x.to(device) for name, x in self._directions.items()}
@@ -97,9 +97,9 @@ def _span(rows: Tensor) -> Tensor:
     return basis[size > 1e-5 * size.max()].T
 
 
-def load(weights: str | None, device: torch.device) -> AvatarReader:
-    """The bundled reader, or one by path or name of weights. Raises UsageError."""
-    path = BUNDLED if weights is None else resolve(weights)
+def load(weights: str, device: torch.device) -> AttributeReader:
+    """Readers by path or name of weights; the file's stem is their name. Raises UsageError."""
+    path = resolve(weights)
     tensors, header = load_weights(path)
     try:
         attributes, widths, size = _settings(header)
@@ -108,8 +108,9 @@ def load(weights: str | None, device: torch.device) -> AvatarReader:
     network = ReaderNetwork(attributes, widths)
     load_into(network, tensors, f"'{path}'")
     card = make_card(path.stem, path, tensors, header)
-    card = replace(card, goes_with={"identity": "complexion", **card.goes_with})
-    return AvatarReader(network, attributes, size, card).to(device)
+    if card.name in _IDENTITY:
+        card = replace(card, goes_with={"identity": _IDENTITY[card.name], **card.goes_with})
+    return AttributeReader(network, attributes, size, card).to(device)
 
 
 def _settings(header: Mapping[str, Any]) -> tuple[dict[str, tuple[str, ...]], list[int], int]:
