@@ -1,5 +1,6 @@
 """Time, memory and counted work, on any device."""
 
+import gc
 import statistics
 import time
 from collections.abc import Callable
@@ -65,6 +66,7 @@ def flops(work: Callable[[], object]) -> int:
 
 def forget_peak(device: torch.device) -> None:
     """Start anew to watch memory."""
+    gc.collect()  # CUDA graphs hold memory until they are gone
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
@@ -95,7 +97,10 @@ def describe(device: torch.device) -> dict[str, Any]:
             "sat3d": sat3d.__version__,
         },
         "threads": torch.get_num_threads(),
-        "tf32": torch.backends.cuda.matmul.allow_tf32,
+        "tf32": {
+            "matmul": torch.backends.cuda.matmul.allow_tf32,
+            "convolutions": torch.backends.cudnn.allow_tf32,
+        },
     }
     if device.type == "cuda":
         card = torch.cuda.get_device_properties(device)

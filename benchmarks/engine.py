@@ -2,12 +2,15 @@
 
 The straightforward loop of the paper against the engine's presets, on a published configuration
 with random weights and on the bundled avatars, with the least time that the device's matrix
-products would allow. What is not measured is not printed.
+products would allow; and what each setting of speed adds. What is not measured is not printed, and
+a row that fails says so without taking the others along.
 """
 
 import json
+import logging
 import statistics
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,9 +27,19 @@ from sat3d.engine import StepReport, train
 from sat3d.files import write_atomically
 from sat3d.objective import make_setup
 from sat3d.pool import build_pool
+from sat3d.precision import Precision, shortened
 from sat3d.settings import TrainSettings, override, preset
 
 _SETUP = ["stop.every=0", "checkpoint_every=1000000", "preview_every=0", "min_gap=0"]
+_SLOW = ["precision=float32", "graphs=false", "compile=false", "checkpointing=false"]
+VARIANTS = {
+    "float32": _SLOW,
+    "+ bfloat16": [*_SLOW, "precision=bfloat16"],
+    "+ graphs": [*_SLOW, "precision=bfloat16", "graphs=true"],
+    "+ compile": [*_SLOW, "precision=bfloat16", "graphs=true", "compile=true"],
+}
+"""What is added to a preset, one after the other."""
+_PLAIN = ["graphs=false", "compile=false"]
 
 
 def measure_plain(subject: Subject, steps: int) -> dict[str, Any]:
@@ -41,11 +54,18 @@ def measure_plain(subject: Subject, steps: int) -> dict[str, Any]:
 
 
 def measure_preset(
-    subject: Subject, name: str, steps: int, pool: int, assignments: Sequence[str]
+    subject: Subject,
+    name: str,
+    steps: int,
+    pool: int,
+    assignments: Sequence[str],
+    label: str | None = None,
 ) -> dict[str, Any]:
     """The engine with a preset: median over reports, each of ``steps`` steps, the first left out.
 
     Pool and held-out looks are made small or left out: they are paid once, not for each sample.
+    What is paid before the second report is ``seconds_to_first_report``: the small pool, the first
+    steps, and whatever is captured or compiled then.
     """
     device, reports = subject.generator.device, 4
     settings = preset(name, device.type)
@@ -53,16 +73,42 @@ def measure_preset(
     # 'none': the start of the matrix does not change how long a step takes.
     settings = override(settings, [*_SETUP, *fixed, "preselection.by=none", *assignments])
     heard: list[StepReport] = []
+    times: list[float] = []
+
+    def hear(report: StepReport) -> None:
+        times.append(time.perf_counter())
+        heard.append(report)
+
     clock.forget_peak(device)
-    train(*subject.parts, settings, callback=heard.append)
+    began = time.perf_counter()
+    with _notes() as notes:
+        train(*subject.parts, settings, callback=hear)
     peak = clock.peak_gib(device)
     speed = statistics.median(x.samples_per_second for x in heard[1:])
-    row = _row(f"engine, {name}", settings.batch, 1 / speed, _work(subject, settings), peak)
+    clock.forget_peak(device)
+    work = _work(subject, settings)
+    row = _row(label or f"engine, {name}", settings.batch, 1 / speed, work, peak)
+    row |= {"seconds_to_first_report": times[0] - began, "notes": notes}
     return {**row, "settings": settings.model_dump(mode="json")}
 
 
+@contextmanager
+def _notes() -> Iterator[list[str]]:
+    """What the library warns of inside, e.g. that something could not be captured."""
+    heard: list[str] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: heard.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger("sat3d")
+    logger.addHandler(handler)
+    try:
+        yield heard
+    finally:
+        logger.removeHandler(handler)
+
+
 def _work(subject: Subject, settings: TrainSettings) -> float:
-    few = override(settings, [f"pool_size={max(4, min(8, settings.pool_size))}"])
+    # What is replayed or compiled cannot be watched; the arithmetic is the same.
+    few = override(settings, [f"pool_size={max(4, min(8, settings.pool_size))}", *_PLAIN])
     pool = build_pool(*subject.parts, few)
     return floor.count_engine(make_setup(*subject.parts, few, pool), few)
 
@@ -78,7 +124,7 @@ def _row(name: str, batch: int, seconds: float, work: float, peak: float | None)
     }
 
 
-def measure_edit_alone(subject: Subject, repeats: int) -> float:
+def measure_edit_alone(subject: Subject, repeats: int, precision: Precision = "float32") -> float:
     """Seconds from two codes to the picture of one edit, one full view."""
     from sat3d.mask import edit
 
@@ -87,11 +133,12 @@ def measure_edit_alone(subject: Subject, repeats: int) -> float:
         one, two = generator.styles(generator.map(generator.sample_latents(2, 0))).split(1)
         mask = torch.rand(generator.layout.editable_channels, device=generator.device)
         camera = generator.orbit(0.0, 0.0)
-        return clock.median_seconds(
-            lambda: generator.render(edit(one, two, mask, generator.layout), camera),
-            generator.device,
-            repeats,
-        )
+
+        def draw() -> None:
+            with shortened(generator.device, precision):
+                generator.render(edit(one, two, mask, generator.layout), camera)
+
+        return clock.median_seconds(draw, generator.device, repeats)
 
 
 @contextmanager
@@ -105,31 +152,67 @@ def true_float32() -> Iterator[None]:
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
 
 
+def tried(name: str, device: torch.device, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What ``work`` finds, or {'name', 'failed': why}: one row must not cost the others."""
+    try:
+        return work()
+    except Exception as error:
+        why = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    # Out here the error no longer holds on to the memory that may have run out.
+    clock.forget_peak(device)
+    return {"name": name, "failed": why}
+
+
 def measure(
     name: str,
     device: torch.device,
     presets: Sequence[str],
+    variants: Sequence[str],
     rate: float,
     steps: int,
     pool: int,
     assignments: Sequence[str],
-) -> dict[str, Any]:
-    """Everything about one subject, as plain JSON values."""
+) -> Iterator[dict[str, Any]]:
+    """Everything about one subject, as plain JSON values, with one row more each time.
+
+    Variants are of the first preset.
+    """
     subject = SUBJECTS[name](device)
-    rows = [measure_plain(subject, steps)]
-    rows += [measure_preset(subject, one, steps, pool, assignments) for one in presets]
-    for row in rows:
-        row["times_plain"] = row["samples_per_second"] / rows[0]["samples_per_second"]
-        row["floor_seconds"] = row["flops_per_sample"] / rate
-        row["share_of_floor"] = row["floor_seconds"] / row["seconds_per_sample"]
-    return {
+    base = presets[0]
+    parts = tried("flops", device, lambda: {"flops": floor.count_parts(subject)})
+    edits = {
+        key: tried(key, device, lambda p=p: {"s": measure_edit_alone(subject, steps, p)}).get("s")  # type: ignore[misc]
+        for key, p in (("edit_seconds", "float32"), ("edit_seconds_bfloat16", "bfloat16"))
+    }
+    rows: list[dict[str, Any]] = []
+    found = {
         "name": name,
         "what": subject.what,
         "attributes": len(subject.pack.attributes),
-        "flops": floor.count_parts(subject),
+        "flops": parts.get("flops", {}),
         "rows": rows,
-        "edit_seconds": measure_edit_alone(subject, steps),
+        **edits,
     }
+    ways = [(f"engine, {one}", one, list(assignments)) for one in presets]
+    ways += [(f"{base}: {x}", base, [*VARIANTS[x], *assignments]) for x in variants]
+    works = {"straightforward loop": lambda: measure_plain(subject, steps)}
+    for label, one, changes in ways:
+        job = (subject, one, steps, pool, changes, label)
+        works[label] = lambda job=job: measure_preset(*job)  # type: ignore[misc]
+    for label, work in works.items():
+        rows.append(tried(label, device, work))
+        compare(rows[-1], rows[0], rate)
+        yield found
+
+
+def compare(row: dict[str, Any], plain: dict[str, Any], rate: float) -> None:
+    """Add the ratio to the straightforward loop and the share of the floor, where known."""
+    if "failed" in row:
+        return
+    known = "failed" not in plain
+    row["times_plain"] = row["samples_per_second"] / plain["samples_per_second"] if known else None
+    row["floor_seconds"] = row["flops_per_sample"] / rate
+    row["share_of_floor"] = row["floor_seconds"] / row["seconds_per_sample"]
 
 
 def main(
@@ -140,13 +223,23 @@ def main(
     ] = None,
     presets: Annotated[
         list[str] | None,
-        typer.Option("--preset", help="By default 'paper' and the one for the device."),
+        typer.Option("--preset", help="By default those for the device and 'paper'."),
+    ] = None,
+    variants: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--variant",
+            help=f"Of the first preset: {', '.join(VARIANTS)}, 'none'. By default all on a GPU.",
+        ),
     ] = None,
     assignments: Annotated[
         list[str] | None, typer.Option("--set", help="A setting, KEY=VALUE, for every preset.")
     ] = None,
     steps: Annotated[int, typer.Option(min=1, help="Steps to take the median of.")] = 20,
     pool: Annotated[int, typer.Option(min=4, help="Images in the pool.")] = 64,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the JSON instead of a table.")
+    ] = False,
 ) -> None:
     """Measure the straightforward loop and the engine's presets; print a table, write JSON."""
     target = resolve_device(device)
@@ -154,7 +247,13 @@ def main(
     unknown = [name for name in names if name not in SUBJECTS]
     if unknown:
         raise typer.BadParameter(f"unknown subject '{unknown[0]}'; known: {', '.join(SUBJECTS)}")
-    chosen = presets or ["paper", "cpu" if target.type == "cpu" else "gpu"]
+    on_gpu = target.type != "cpu"
+    chosen = presets or (["gpu", "gpu8", "paper"] if on_gpu else ["cpu", "paper"])
+    added = variants or (list(VARIANTS) if on_gpu else ["none"])
+    added = [] if added == ["none"] else added
+    strange = [name for name in added if name not in VARIANTS]
+    if strange:
+        raise typer.BadParameter(f"unknown variant '{strange[0]}'; known: {', '.join(VARIANTS)}")
     rate = clock.matrix_rate(target)
     told: dict[str, Any] = {
         "format": 1,
@@ -164,10 +263,22 @@ def main(
         "subjects": [],
     }
     for name in names:
-        told["subjects"].append(measure(name, target, chosen, rate, steps, pool, assignments or []))
-        # After each: a long measurement that is stopped has still told something.
-        write_atomically(out, (json.dumps(told, indent=2) + "\n").encode())
-    show(told)
+        job = (name, target, chosen, added, rate, steps, pool, assignments or [])
+        told["subjects"].append({"name": name, "failed": "not measured"})
+
+        def keep(job: Any = job) -> dict[str, Any]:
+            for found in measure(*job):
+                told["subjects"][-1] = found
+                # After each row: a measurement that is stopped has still told something.
+                write_atomically(out, (json.dumps(told, indent=2) + "\n").encode())
+            return told["subjects"][-1]
+
+        told["subjects"][-1] = tried(name, target, keep)
+    write_atomically(out, (json.dumps(told, indent=2) + "\n").encode())
+    if as_json:
+        typer.echo(json.dumps(told, indent=2))
+    else:
+        show(told)
 
 
 if __name__ == "__main__":

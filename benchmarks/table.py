@@ -18,9 +18,17 @@ def show(told: Mapping[str, Any], console: Console | None = None) -> None:
         highlight=False,
     )
     for subject in told["subjects"]:
+        if "failed" in subject:
+            console.print(f"{subject['name']} failed: {subject['failed']}", markup=False)
+            continue
         console.print(_speeds(subject))
         console.print(_parts(subject, rate))
-        console.print(f"one edit, one view: {subject['edit_seconds'] * 1e3:.1f} ms")
+        for row in subject["rows"]:
+            for note in [row["failed"]] if "failed" in row else row.get("notes", []):
+                console.print(f"{row['name']}: {note}", markup=False)
+        times = [subject[key] for key in ("edit_seconds", "edit_seconds_bfloat16")]
+        shown = ["failed" if x is None else f"{x * 1e3:.1f} ms" for x in times]
+        console.print(f"one edit, one view: {shown[0]}; in bfloat16: {shown[1]}")
 
 
 def _speeds(subject: Mapping[str, Any]) -> Table:
@@ -30,13 +38,16 @@ def _speeds(subject: Mapping[str, Any]) -> Table:
                  "share of floor", "peak GiB"):  # fmt: skip
         table.add_column(head, justify="right")
     for row in subject["rows"]:
-        peak = row["peak_gib"]
+        if "failed" in row:
+            table.add_row(row["name"], "failed")
+            continue
+        peak, times = row["peak_gib"], row["times_plain"]
         table.add_row(
             row["name"],
             str(row["batch"]),
             f"{row['seconds_per_sample'] * 1e3:.4g}",
             f"{row['samples_per_second']:.4g}",
-            f"{row['times_plain']:.3g}",
+            "-" if times is None else f"{times:.3g}",
             f"{row['flops_per_sample'] / 1e9:.4g}",
             f"{row['floor_seconds'] * 1e3:.3g}",
             f"{row['share_of_floor']:.1%}",

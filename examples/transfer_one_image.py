@@ -12,7 +12,7 @@ import sat3d
 masks_path, source_text, reference_text, attribute = sys.argv[1:]
 
 masks = sat3d.load_masks(masks_path)
-generator = sat3d.load_generator(masks.header["generator"]["name"])
+generator = sat3d.generator_for(masks)
 
 source = sat3d.resolve(source_text, generator)
 reference = sat3d.resolve(reference_text, generator)

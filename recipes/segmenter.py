@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from recipes.data import Renders, augment, shrunk, to_float
 from recipes.fitting import Options, datasets, fit, forget, halved, options
 from recipes.worlds import World
+from sat3d.images import imagenet_input
 from sat3d.weights import save_weights
 
 WIDTH = 16
@@ -68,11 +69,11 @@ def new_network(world: World) -> tuple[nn.Module, Network, dict[str, Any]]:
         narrow = BiSeNet(len(names), WIDTH)
         header: dict[str, Any] = {"architecture": "bisenet", "config": {"width": WIDTH}}
         header["config"]["size"] = SIZE
-        return narrow, lambda x: narrow(bisenet_segmenter.normalise(x, SIZE)), header
+        return narrow, lambda x: narrow(imagenet_input(x, (SIZE, SIZE))), header
     config = DeepLabConfig("smp", SMALL, names, DEEPLAB_SIZE, DECODER)
     network, size = make_network(config), (DEEPLAB_SIZE, DEEPLAB_SIZE)
     header = {"architecture": "deeplabv3", "config": config.to_dict()}
-    return network, lambda x: (network(deeplab_segmenter.normalise(x, size)),), header
+    return network, lambda x: (network(imagenet_input(x, size)),), header
 
 
 class Trainer:

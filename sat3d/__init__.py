@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sat3d.artifact import Masks, load_masks
     from sat3d.descriptors import DescriptorPack
+    from sat3d.embedded import generator_for
     from sat3d.engine import train
     from sat3d.errors import (
         InputError,
@@ -64,6 +65,7 @@ __version__ = "0.1.0"
 _NAMES = {
     "artifact": ["Masks", "load_masks"],
     "descriptors": ["DescriptorPack"],
+    "embedded": ["generator_for"],
     "engine": ["train"],
     "errors": [
         "InputError",
@@ -151,6 +153,7 @@ __all__ = [
     "default_device",
     "discover",
     "evaluate",
+    "generator_for",
     "hookimpl",
     "invert",
     "load_generator",

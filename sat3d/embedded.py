@@ -14,6 +14,10 @@ from sat3d.headers import read_header
 from sat3d.specs import GeneratorSpec
 
 if TYPE_CHECKING:
+    import torch
+
+    from sat3d.artifact import Masks
+    from sat3d.interfaces import Generator
     from sat3d.registry import Catalogue
 
 
@@ -75,7 +79,33 @@ def _published(spec: GeneratorSpec, pack: str, catalogue: "Catalogue | None") ->
     ]
 
 
-def of_that_name(spec: GeneratorSpec, name: str) -> Iterator[Path]:
+def generator_for(
+    masks: "Masks",
+    name: str | None = None,
+    weights: str | Path | None = None,
+    device: "torch.device | str | None" = None,
+) -> "Generator":
+    """The generator that masks were made for, by default with the weights that they name.
+
+    These are looked for among the embedded ones, then in the store. Raises MismatchError if what
+    was found or given is another generator, and what loading does.
+    """
+    from sat3d.registry import discover, load_generator
+
+    made, catalogue = masks.header["generator"], discover()
+    name = name or made["name"]
+    choices: list[str | Path | None] = []
+    if weights is None and name == made["name"]:
+        choices += _of_that_name(catalogue.generator(name).spec, made["weights"])
+    for choice in choices or [weights]:  # several only where the store has one of that name too
+        loaded = load_generator(name, choice, device, catalogue)
+        if loaded.card.fingerprint == made["fingerprint"]:
+            break
+    masks.check(loaded)
+    return loaded
+
+
+def _of_that_name(spec: GeneratorSpec, name: str) -> Iterator[Path]:
     """Files of a generator's weights of a name: embedded ones, then those in the store."""
     if name in spec.weights_files:
         yield spec.weights_files[name]

@@ -34,7 +34,11 @@ JOURNAL = "training.jsonl"
 PREVIEW = "preview.png"
 # Of the settings, only these may change between a run and its continuation.
 _FREE = frozenset(
-    f"settings.{x}" for x in ("steps", "report_every", "checkpoint_every", "preview_every", "chunk")
+    f"settings.{x}"
+    for x in (
+        *("steps", "report_every", "checkpoint_every", "preview_every"),
+        *("chunk", "graphs", "compile", "checkpointing"),
+    )
 )
 
 
@@ -129,8 +133,8 @@ def train(
         raise parallel.spoken(lost, out, lambda: _save_lost(run, state)) from None
     except torch.cuda.OutOfMemoryError:
         raise Sat3dError(
-            f"the device ran out of memory at batch {settings.batch}. Lower --batch, or train on "
-            "drafts with --set draft=true."
+            f"the device ran out of memory at batch {settings.batch}. Lower --batch, keep less "
+            "with --set checkpointing=true, or train on drafts with --set draft=true."
         ) from None
     masks = _masks(run, state, finished=True, seconds=time.monotonic() - began)
     if out is not None and parallel.is_main():

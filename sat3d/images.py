@@ -12,7 +12,9 @@ from torch import Tensor
 
 from sat3d.errors import InputError
 from sat3d.files import read_limited, write_atomically
+from sat3d.precision import low_dtype
 
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's colours
 MAX_BYTES = 64 << 20
 MAX_PIXELS = 50_000_000
 MIN_SIDE = 16
@@ -116,6 +118,21 @@ def fit(image: Tensor, resolution: int) -> Tensor:
     size = (resolution, resolution)
     resized = F.interpolate(image, size, mode="bicubic", antialias=True, align_corners=False)
     return resized.clamp(-1, 1)  # bicubic weights overshoot at edges
+
+
+def imagenet_input(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """Image [B, 3, H, W] in [-1, 1] as networks for ImageNet's colours see it: [B, 3, *size]."""
+    if image.shape[2:] != size:
+        image = F.interpolate(image, size, mode="bilinear", align_corners=False, antialias=True)
+    image = (image * 0.5 + 0.5 - _colour(image, _MEAN)) / _colour(image, _STD)
+    if low_dtype(image) is not None:  # as tensor cores read it
+        image = image.contiguous(memory_format=torch.channels_last)
+    return image
+
+
+def _colour(image: Tensor, values: tuple[float, ...]) -> Tensor:
+    """[3, 1, 1] on the image's device, made there: no step of training is to wait for a copy."""
+    return torch.stack([image.new_full((1, 1), value) for value in values])
 
 
 def to_pil(image: Tensor) -> Image.Image:

@@ -19,15 +19,21 @@ def channel_mask(logits: Tensor, targets: Sequence[int]) -> Tensor:
 
 
 def edit(
-    source: Tensor, reference: Tensor, mask: Tensor, layout: StyleLayout, intensity: float = 1.0
+    source: Tensor,
+    reference: Tensor,
+    mask: Tensor,
+    layout: StyleLayout,
+    intensity: float = 1.0,
+    editable: Tensor | None = None,
 ) -> Tensor:
     """Move the editable channels of the source towards the reference.
 
     ``s_edit = s_src + intensity * mask * (s_ref - s_src)``; the paper prints this without
     ``s_src +``. Source and reference are [B, N], mask is [n] or [B, n]; the result is [B, N],
     differentiable in all three. toRGB and super-resolution channels stay the source's own.
+    ``editable`` is the layout's, where it is on the device already.
     """
-    index = layout.editable.to(source.device, non_blocking=True)
+    index = layout.editable.to(source.device) if editable is None else editable
     step = torch.zeros_like(source)
     step[:, index] = intensity * mask * (reference - source)[:, index]
     return source + step

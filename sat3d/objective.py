@@ -8,11 +8,12 @@ from torch import Tensor
 
 from sat3d import losses
 from sat3d.descriptors import DescriptorPack
+from sat3d.frozen import Frozen
 from sat3d.interfaces import Generator, Segmenter
 from sat3d.mask import edit
 from sat3d.parallel import gathered, part
 from sat3d.pool import Measure, Pool, shrink
-from sat3d.regions import alterable, union
+from sat3d.regions import union
 from sat3d.settings import TrainSettings
 
 PARTS = ("target", "preserve", "background", "probability")
@@ -39,6 +40,10 @@ class Setup:
     """[D] int64 on the CPU: group of each phrase."""
     member: Tensor
     """[D, G] float32: 1 where a phrase belongs to a group."""
+    editable: Tensor
+    """[n] int64: places of the editable channels."""
+    frozen: Frozen
+    """The networks as the settings launch them."""
 
 
 def make_setup(
@@ -55,7 +60,9 @@ def make_setup(
     group = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
     member = F.one_hot(group, len(sizes)).float().to(owner.device)
     known = (generator, pack, qmm, segmenter, settings, pool)
-    return Setup(*known, owner, owner.cpu(), group, member)
+    editable = generator.layout.editable.to(generator.device)
+    frozen = Frozen(generator, qmm, segmenter, pool.table, settings)
+    return Setup(*known, owner, owner.cpu(), group, member, editable, frozen)
 
 
 def measure_edit(
@@ -64,15 +71,14 @@ def measure_edit(
     """Edit the pairs with the matrix [A+1, n]: loss parts by name, probabilities [B, D], images.
 
     Source and edit are drawn without random depth samples, so that L_bg does not measure noise.
+    Probabilities and images may be overwritten by the next call.
     """
     settings, pool = setup.settings, setup.pool
-    device = logits.device
-    first, second, chosen = (x.to(device, non_blocking=True) for x in pairs)
+    first, second, chosen = _sent(pairs, logits.device)
     mask = F.pad(chosen.to(logits.dtype), (0, 1)) @ logits.softmax(dim=0)
-    layout = setup.generator.layout
-    code = edit(pool.styles[first], pool.styles[second], mask, layout, settings.intensity)
-    image = setup.generator.render(code, pool.cameras_of(first), draft=settings.draft).image
-    found = setup.qmm.probabilities(setup.qmm.encode_image(image))
+    codes, layout = (pool.styles[first], pool.styles[second]), setup.generator.layout
+    code = edit(*codes, mask, layout, settings.intensity, setup.editable)
+    image, found = setup.frozen.see(code, pool.cameras_of(first))
     now, one, two = (
         losses.soften(x, setup.member, settings.softness)
         for x in (found, pool.probabilities[first], pool.probabilities[second])
@@ -86,6 +92,18 @@ def measure_edit(
     return parts, found, image
 
 
+def _sent(pairs: Pairs, device: torch.device) -> Pairs:
+    """The pairs on the device. Only from pinned memory does the host not wait for the way there,
+    and one tensor goes faster than three."""
+    if device.type != "cuda":
+        first, second, chosen = (x.to(device) for x in pairs)
+        return first, second, chosen
+    places = torch.stack(pairs[:2], dim=1)
+    packed = torch.cat([places, pairs[2].long()], dim=1).pin_memory()
+    moved = packed.to(device, non_blocking=True)
+    return moved[:, 0], moved[:, 1], moved[:, 2:].bool()
+
+
 def _background(
     setup: Setup, image: Tensor, first: Tensor, second: Tensor, chosen: Tensor
 ) -> Tensor:
@@ -97,11 +115,7 @@ def _background(
     if settings.edit_region == "reference":
         edit_region = union(pool.regions[second], chosen)
     else:
-        assert setup.segmenter is not None, "a pool with regions has a segmenter"
-        with torch.no_grad():
-            labels = setup.segmenter.segment(image.detach())
-        masks = alterable(labels, pool.table, settings.compare_size)
-        edit_region = (masks & chosen[:, :, None, None]).any(dim=1)
+        edit_region = (setup.frozen.outline(image) & chosen[:, :, None, None]).any(dim=1)
     small = shrink(image, settings.compare_size)
     return losses.background_loss(small, pool.images[first].float(), edit_region, source_region)
 
@@ -115,7 +129,8 @@ def judge(setup: Setup, logits: Tensor, pairs: Pairs) -> dict[str, float]:
     """
     pieces: list[dict[str, Tensor]] = []
     own = torch.arange(len(pairs[0]))[part(len(pairs[0]))]
-    for rows in own.split(setup.settings.batch) if len(own) else ():
+    size = min(setup.settings.batch, setup.settings.chunk)
+    for rows in own.split(size) if len(own) else ():
         first, second, chosen = (x[rows] for x in pairs)
         parts, found, _ = measure_edit(setup, logits, (first, second, chosen))
         best = _first_choices(setup, found.cpu())

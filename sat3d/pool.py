@@ -12,10 +12,11 @@ from torch import Tensor
 
 from sat3d.descriptors import DescriptorPack, Exclude, Quota, Rule
 from sat3d.errors import UsageError
+from sat3d.frozen import Frozen
 from sat3d.interfaces import Generator, Segmenter
 from sat3d.parallel import gathered, rank, world
 from sat3d.progress import SILENT, Phase, Progress
-from sat3d.regions import RegionTable, alterable, pack_masks, region_table
+from sat3d.regions import RegionTable, pack_masks, region_table
 from sat3d.settings import TrainSettings
 
 _BLOCK = 32
@@ -95,8 +96,9 @@ def build_pool(
     table = None
     if segmenter is not None:
         table = region_table(pack, segmenter.labels, segmenter.name, generator.device)
+    frozen = Frozen(generator, qmm, segmenter, table, settings)
     with progress.phase("Drawing the pool", settings.pool_size) as phase:
-        kept = _fill(generator, pack, qmm, segmenter, table, settings, phase)
+        kept = _fill(generator, pack, qmm, frozen, table, settings, phase)
     return _assemble(_of_all(kept, generator.device), table, settings)
 
 
@@ -104,7 +106,7 @@ def _fill(
     generator: Generator,
     pack: DescriptorPack,
     qmm: Measure,
-    segmenter: Segmenter | None,
+    frozen: Frozen,
     table: RegionTable | None,
     settings: TrainSettings,
     phase: Phase,
@@ -120,8 +122,7 @@ def _fill(
         turn = [next(candidates) for _ in range(world())]
         z, cameras = turn[rank()]
         styles = generator.styles(generator.map(z, cameras, settings.truncation))
-        image = generator.render(styles, cameras, draft=settings.draft).image
-        embedding = qmm.encode_image(image)
+        image, embedding = frozen.sight(styles, cameras)
         verdicts = gathered({"": gate.verdicts(embedding, qmm)}, image.device)[""]
         chosen = gate.admit(verdicts.cpu())
         before = sum(len(z) for z, _ in turn[: rank()])
@@ -132,8 +133,10 @@ def _fill(
             piece["images"] = shrink(image[keep], settings.compare_size).half()
             if cameras is not None:
                 piece["cameras"] = cameras[keep]
-            if segmenter is not None and table is not None:
-                masks = alterable(segmenter.segment(image[keep]), table, settings.compare_size)
+            if table is not None:
+                # A graph is of one shape, so there the images turned away are segmented, too.
+                whole = settings.graphs and image.is_cuda
+                masks = frozen.outline(image)[keep] if whole else frozen.outline(image[keep])
                 piece["regions"] = pack_masks(masks)
             kept.append(piece)
         phase.advance(len(chosen))

@@ -130,6 +130,25 @@ class TrainSettings(_Model):
         None, ge=8, description="L_bg compares images of at most this height; by default full"
     )
 
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32",
+        description="of the frozen networks' convolutions and matrix products; the matrix, the "
+        "losses, probabilities and the march along rays are always float32",
+    )
+    graphs: bool = Field(
+        False,
+        description="CUDA: capture the step's drawing, measuring and their gradient once and "
+        "replay that; the same numbers without a thousand launches a step",
+    )
+    compile: bool = Field(
+        False, description="torch.compile the same; compiles for long, so for long runs"
+    )
+    checkpointing: bool = Field(
+        False,
+        description="keep no features for the gradient but draw the images anew, 'chunk' at once: "
+        "memory for a chunk at any batch, for a third more work",
+    )
+
     stop: StopRule = Field(StopRule(), description="early end")
     report_every: int = Field(10, ge=1, description="steps between reports of the losses")
     checkpoint_every: int = Field(500, ge=1, description="steps between checkpoints")
@@ -161,18 +180,26 @@ _HEAD_START = Preselection(by="pool", share=0.5, strength=3.5)
 """The one that was best by measurement on the bundled generator, and costs no render. It misses so
 little that what it leaves to 'others' may start there as firmly (``others_start``)."""
 
+_GPU = _with(
+    _QUICK_RECIPE,
+    steps=600,
+    batch=24,
+    pool_size=3000,
+    chunk=64,
+    preselection=_HEAD_START,
+    others_start=3.5,
+    stop=StopRule(every=50, pairs=144),
+    precision="bfloat16",
+    graphs=True,
+    # A report waits for the device.
+    report_every=10,
+)
+
 PRESETS: dict[str, TrainSettings] = {
     "paper": TrainSettings(),
-    "gpu": _with(
-        _QUICK_RECIPE,
-        steps=600,
-        batch=24,
-        pool_size=3000,
-        chunk=64,
-        preselection=_HEAD_START,
-        others_start=3.5,
-        stop=StopRule(every=50, pairs=144),
-    ),
+    "gpu": _GPU,
+    # The same masks in 8 GiB. A graph would keep its memory for itself.
+    "gpu8": _with(_GPU, chunk=4, graphs=False, checkpointing=True),
     "cpu": _with(
         _QUICK_RECIPE,
         steps=160,

@@ -1,5 +1,6 @@
 """The benchmark runs, counts right, and its plain loop is what the engine computes."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -9,13 +10,24 @@ import typer
 from rich.console import Console
 from typer.testing import CliRunner
 
-from benchmarks import clock, engine, floor, table
+from benchmarks import clock, engine, floor, profile, quality, table
 from benchmarks.plain import PlainPair, plain_parts
 from benchmarks.subjects import Subject, tiny
+from sat3d.checkpoint import Checkpoint, save_checkpoint
 from sat3d.losses import total_loss
 from sat3d.objective import make_setup, measure_edit
 from sat3d.pool import build_pool
 from sat3d.settings import PRESETS, override
+from sat3d.testing import (
+    ToyGenerator,
+    ToyMeasure,
+    ToyReader,
+    ToySegmenter,
+    toy_masks,
+    toy_pack,
+)
+
+EMPTY = {"state": {}, "param_groups": []}
 
 
 @pytest.fixture(scope="module")
@@ -93,8 +105,10 @@ def test_one_command_writes_figures_and_prints_a_table(tmp_path: Path):
         quick["samples_per_second"] / plain["samples_per_second"]
     )
     assert plain["flops_per_sample"] > quick["flops_per_sample"] > 0
+    assert quick["notes"] == [] and quick["seconds_to_first_report"] > 0
     assert plain["floor_seconds"] == plain["flops_per_sample"] / told["matrix_flops_per_second"]
-    assert found["edit_seconds"] > 0 and told["versions"]["torch"] == torch.__version__
+    assert found["edit_seconds"] > 0 and found["edit_seconds_bfloat16"] > 0
+    assert told["versions"]["torch"] == torch.__version__
     console = Console(record=True, width=160)
     table.show(told, console)
     shown = console.export_text()
@@ -102,8 +116,130 @@ def test_one_command_writes_figures_and_prints_a_table(tmp_path: Path):
         assert (word in shown and word in done.output) or word in shown
 
 
+def test_the_profile_names_the_operations_of_a_step(tmp_path: Path):
+    app = typer.Typer()
+    app.command()(profile.main)
+    out = tmp_path / "profile.json"
+    few = ["--subject", "tiny", "--preset", "quick", "--device", "cpu", "--steps", "1"]
+    done = CliRunner().invoke(app, ["--out", str(out), *few, "--set", "pool_size=8"])
+    assert done.exit_code == 0, done.output
+    told = json.loads(out.read_text())
+    names = {row["name"] for row in told["operations"]}
+    assert {"aten::_softmax", "aten::copy_"} <= names and told["step_ms"] > 0
+    assert "ms a step of 4" in done.output and "operation" in done.output
+
+
 def test_an_unknown_subject_is_refused(tmp_path: Path):
     app = typer.Typer()
     app.command()(engine.main)
     done = CliRunner().invoke(app, ["--out", str(tmp_path / "x.json"), "--subject", "nonsense"])
     assert done.exit_code == 2 and not (tmp_path / "x.json").exists()
+
+
+def test_variants_tell_what_each_setting_buys_and_a_failing_row_costs_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("the compiler\nis missing")
+
+    monkeypatch.setattr(torch, "compile", fail)
+    monkeypatch.setattr(engine.PlainLoop, "step", fail)
+    app = typer.Typer()
+    app.command()(engine.main)
+    out = tmp_path / "speed.json"
+    few = ["--subject", "tiny", "--steps", "1", "--pool", "8", "--device", "cpu", "--json"]
+    ways = ["float32", "+ bfloat16", "+ compile"]
+    asked = [x for way in ways for x in ("--variant", way)]
+    done = CliRunner().invoke(app, ["--out", str(out), *few, "--preset", "quick", *asked])
+    assert done.exit_code == 0, done.output
+    told = json.loads(out.read_text())
+    assert json.loads(done.stdout) == told
+    plain, *rows = told["subjects"][0]["rows"]
+    assert plain == {
+        "name": "straightforward loop",
+        "failed": "RuntimeError: the compiler is missing",
+    }
+    assert [row["name"] for row in rows] == ["engine, quick", *(f"quick: {way}" for way in ways)]
+    assert [row["settings"]["precision"] for row in rows] == ["float32"] * 2 + ["bfloat16"] * 2
+    assert all(row["samples_per_second"] > 0 and row["times_plain"] is None for row in rows)
+    assert rows[1]["notes"] == []
+    assert "cannot be compiled (the compiler is missing)" in rows[3]["notes"][0]
+    console = Console(record=True, width=160)
+    table.show(told, console)
+    shown = console.export_text()
+    assert "straightforward loop: RuntimeError: the compiler is missing" in shown
+    assert "quick: + compile: steps: cannot be compiled" in shown
+
+
+def toys(_: torch.device) -> tuple[Subject, ToyReader]:
+    pack = toy_pack()
+    parts = ToyGenerator(True), pack, ToyMeasure(pack), ToySegmenter()
+    return Subject("toy", "stripes", *parts), ToyReader()
+
+
+def test_time_to_quality_is_told_with_its_phases_and_against_other_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(quality, "load", toys)
+    monkeypatch.setattr(quality, "SUCCESS", 0.6)
+    monkeypatch.setattr(quality, "LEAKAGE", 0.4)
+    app = typer.Typer()
+    app.command()(quality.main)
+    out = tmp_path / "quality.json"
+    few = ["--device", "cpu", "--preset", "quick", "--pairs", "8", "--bank", "40", "--every", "2"]
+    fast = [x for y in ("steps=12", "pool_size=48", "stop.every=4") for x in ("--set", y)]
+    none = "preselection.by=none,others_start=0,steps=1"
+    done = CliRunner().invoke(app, ["--out", str(out), *few, *fast, "--against", none])
+    assert done.exit_code == 0, done.output
+    told = json.loads(out.read_text())
+    found = told["run"]
+    phases = ["interpreter", "imports", "loading", "Drawing the pool", "Looking for channels"]
+    assert list(found["seconds"]) == [*phases, "Training", "in all"]
+    assert found["seconds"]["in all"] >= found["seconds"]["Training"] > 0
+    good = found["good"]
+    assert good["success"] >= 0.6 and good["leakage"] <= 0.4
+    assert 2 <= good["step"] <= 12 and good["seconds"] <= found["seconds"]["in all"]
+    assert [x["step"] for x in found["course"]] == [4, 6, 8, 10, 12]
+    other = told["against"]
+    assert other["steps"] == 1 and other["cosine"] < 0.99
+    assert other["difference"]["success"] == pytest.approx(
+        found["end"]["success"] - other["end"]["success"]
+    )
+    assert "cosine of the masks" in done.output
+
+
+def test_the_first_good_matrix_is_found_by_halving(tmp_path: Path):
+    course, asked = quality.Course(0.0), []
+    for step in range(1, 8):
+        path = tmp_path / str(step)
+        matrix = torch.full((64, 4), float(step))
+        save_checkpoint(path, Checkpoint(step, matrix, EMPTY, torch.zeros(1), {}, {}))
+        course.kept.append((step, step * 1.5, path))
+    masks = toy_masks(ToyGenerator())
+    end = dataclasses.replace(masks, logits=torch.full((4, 64), 8.0))
+
+    def judge(some):
+        asked.append(float(some.logits[0, 0]))
+        good = asked[-1] >= 5
+        return {"success": 1.0 if good else 0.5, "leakage": 0.0}
+
+    good, last = quality.first_good(course, end, (8, 12.0), judge)
+    assert good == {"step": 5, "seconds": 7.5, "success": 1.0, "leakage": 0.0}
+    assert last["success"] == 1 and len(asked) <= 4
+    assert (
+        quality.first_good(course, end, (8, 12.0), lambda _: {"success": 0, "leakage": 0})[0]
+        is None
+    )
+
+
+def test_a_matrix_is_like_itself_and_not_like_another():
+    masks = toy_masks(ToyGenerator())
+    same = quality.likeness(masks, masks)
+    assert same["cosine"] == pytest.approx(1) and list(same["cosine_of_rows"])[-1] == "others"
+    turned = dataclasses.replace(masks, logits=masks.logits.flip(0))
+    assert quality.likeness(masks, turned)["cosine"] < 0.5
+
+
+def test_the_clock_began_with_the_process():
+    before = quality.process_age()
+    assert 0 < before <= quality.process_age() < 24 * 3600

@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 REFERENCE = DOCS / "reference.md"
 PAGES = [
-    *(ROOT / folder / "README.md" for folder in (".", "recipes", "examples/flowers")),
+    *(ROOT / x / "README.md" for x in (".", "recipes", "examples/figures", "examples/flowers")),
     *sorted(DOCS.glob("*.md")),
 ]
 TOP = typer.main.get_command(app).commands

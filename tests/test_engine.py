@@ -181,7 +181,13 @@ def test_resuming_needs_a_checkpoint_of_the_same_run(tmp_path):
         _train(FAST, "lr=0.5", out=tmp_path, resume=True)
     with pytest.raises(MismatchError, match="generator.fingerprint"):
         _train(out=tmp_path, resume=True, generator=ToyGenerator(seed=3))
-    assert _train(FAST, "steps=15", out=tmp_path, resume=True).header["figures"]["steps"] == 15
+    with pytest.raises(MismatchError, match=r"settings.precision: 'float32' then, 'bfloat16' now"):
+        _train(FAST, "precision=bfloat16", out=tmp_path, resume=True)
+    # How the steps are launched is no part of what is learned.
+    ways = ["graphs=true", "checkpointing=true", "chunk=2"]
+    assert (
+        _train(FAST, "steps=15", *ways, out=tmp_path, resume=True).header["figures"]["steps"] == 15
+    )
 
 
 @pytest.mark.parametrize(
@@ -194,6 +200,8 @@ def test_resuming_needs_a_checkpoint_of_the_same_run(tmp_path):
         ["compare_size=8", "draft=false"],
         ["intensity=1.5"],
         ["flat_share=1"],
+        ["precision=bfloat16"],
+        ["checkpointing=true", "chunk=3"],
     ],
 )
 def test_every_way_to_train_gives_a_finite_matrix(changes):

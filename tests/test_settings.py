@@ -14,6 +14,21 @@ def test_the_paper_preset_holds_the_papers_numbers():
     assert paper.preselection.by == "region" and not paper.draft and paper.softness == 1.0
 
 
+def test_only_presets_for_gpus_are_short_or_replayed():
+    for name, settings in PRESETS.items():
+        on_gpu = name.startswith("gpu")
+        assert (settings.precision == "bfloat16") is on_gpu
+        assert settings.graphs is (name == "gpu")
+        assert settings.checkpointing is (name == "gpu8")
+        assert not settings.compile
+
+
+def test_the_preset_for_small_gpus_learns_as_the_one_for_large():
+    same = {"chunk", "graphs", "checkpointing"}
+    assert PRESETS["gpu8"].model_dump(exclude=same) == PRESETS["gpu"].model_dump(exclude=same)
+    assert PRESETS["gpu8"].chunk < PRESETS["gpu"].chunk
+
+
 def test_auto_takes_the_preset_of_the_device():
     assert preset("auto", "cpu") is PRESETS["cpu"]
     assert preset("auto", "cuda") is PRESETS["gpu"]

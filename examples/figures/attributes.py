@@ -15,7 +15,7 @@ from sat3d.picture import Panel, Tile, sheet
 masks_path, picture_path, source_text, *wishes = sys.argv[1:]
 
 masks = sat3d.load_masks(masks_path)
-generator = sat3d.load_generator(masks.header["generator"]["name"])
+generator = sat3d.generator_for(masks)
 source = sat3d.resolve(source_text, generator)
 
 

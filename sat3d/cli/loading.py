@@ -69,26 +69,12 @@ def checked(model: type[Settings], **options: Any) -> Settings:
 def load_pair(
     masks: Path, generator: str | None, weights: str | None, device: str
 ) -> "tuple[Masks, Generator]":
-    """Masks and the generator they were made for. Raises MismatchError and what loading does.
-
-    Without ``weights`` those that the masks name are taken, if they are embedded or in the store.
-    """
+    """Masks and the generator they were made for. Raises MismatchError and what loading does."""
     from sat3d.artifact import load_masks
-    from sat3d.embedded import of_that_name
-    from sat3d.registry import discover, load_generator
+    from sat3d.embedded import generator_for
 
-    known, catalogue = load_masks(masks), discover()
-    made = known.header["generator"]
-    name = generator or made["name"]
-    choices: list[str | Path | None] = []
-    if weights is None and name == made["name"]:
-        choices += of_that_name(catalogue.generator(name).spec, made["weights"])
-    for choice in choices or [weights]:  # several only where the store has one of that name too
-        loaded = load_generator(name, choice, device, catalogue)
-        if loaded.card.fingerprint == made["fingerprint"]:
-            break
-    known.check(loaded)
-    return known, loaded
+    known = load_masks(masks)
+    return known, generator_for(known, generator, weights, device)
 
 
 def load_for(

@@ -45,7 +45,7 @@ def train(
         str | None, typer.Option("--segmenter-weights", help="Its weights; by default embedded.")
     ] = None,
     preset: Annotated[
-        str, typer.Option("--preset", help="auto (cpu or gpu, by the device), paper, quick.")
+        str, typer.Option("--preset", help="auto (cpu or gpu, by the device), gpu8, paper, quick.")
     ] = "auto",
     device: DeviceOption = "auto",
     seed: Annotated[int | None, typer.Option("--seed", min=0, help="Seed of the run.")] = None,

@@ -7,11 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file
 from sat3d_plugins.segmenters.bisenet.network import BiSeNet
 from sat3d_plugins.segmenters.bisenet.segmenter import BUNDLED, LABELS, load
 
 from sat3d.errors import InputError
+from sat3d.precision import shortened
 from sat3d.weights import save_weights
 
 CPU = torch.device("cpu")
@@ -86,6 +88,8 @@ def test_full_width_network_equals_the_reference(
     clear = vectors[name + "top2_gap_below_0.01"] == 0
     wanted = vectors[name + "argmax"]
     assert torch.equal(out.fused.argmax(1)[clear], wanted[clear].long())
+    with torch.no_grad():
+        assert torch.equal(network.fused(image), out.fused)
 
 
 # ---------------------------------------------------------------- the segmenter
@@ -115,6 +119,24 @@ def test_input_is_normalised_as_imagenet_and_the_first_output_is_taken(tmp_path:
     std = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
     wanted = segmenter._network(((image + 1) / 2 - mean) / std).fused.softmax(1)
     assert torch.allclose(segmenter.segment(image), wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu, id="cuda")])
+def test_the_bundled_labels_survive_bfloat16(device: str) -> None:
+    segmenter = load(None, torch.device(device))
+    # Smooth spots of colour: the labels of pure noise would say nothing.
+    source = torch.Generator().manual_seed(0)
+    spots = torch.rand(2, 3, 6, 6, generator=source) * 2 - 1
+    image = F.interpolate(spots, (64, 64), mode="bicubic").to(device)
+    found = segmenter.segment(image)
+    with shortened(torch.device(device), "bfloat16"):
+        short = segmenter.segment(image)
+    assert short.dtype == torch.float32
+    assert not torch.equal(found, short), "bfloat16 was not used"
+    sums = short.sum(1)
+    assert torch.allclose(sums, torch.ones_like(sums), atol=1e-5)
+    # Borders between labels may move by a pixel.
+    assert (found.argmax(1) == short.argmax(1)).float().mean() >= 0.97
 
 
 def test_labels_are_in_the_order_of_face_parsing() -> None:

@@ -8,10 +8,11 @@ import torch
 from sat3d_plugins.segmenters.deeplabv3 import segmenter as plugin
 from sat3d_plugins.segmenters.deeplabv3.importer import config_of, convert_state
 from sat3d_plugins.segmenters.deeplabv3.networks import VOC_LABELS, DeepLabConfig, logits
-from sat3d_plugins.segmenters.deeplabv3.segmenter import input_size, load, normalise
+from sat3d_plugins.segmenters.deeplabv3.segmenter import input_size, load
 from torchvision.models import segmentation
 
 from sat3d.errors import InputError
+from sat3d.images import imagenet_input
 from sat3d.importing import import_file
 from sat3d.registry import load_segmenter
 from sat3d.testing import check_segmenter
@@ -56,7 +57,7 @@ def test_torchvisions_weights_give_what_torchvisions_own_model_gives(tmp_path, e
     assert segmenter.config.encoder == encoder
     assert segmenter.labels == VOC_LABELS
     image = torch.rand(2, 3, 64, 96, generator=torch.Generator().manual_seed(1)) * 2 - 1
-    seen = normalise(image, (64, 96))
+    seen = imagenet_input(image, (64, 96))
     with torch.no_grad():
         wanted, found = model(seen)["out"], logits(segmenter._network, seen)
     # The same code on the same weights; where they lie in memory changes the order of sums.
@@ -92,7 +93,7 @@ def test_input_is_sized_and_normalised_as_torchvision_does():
     for height, width in ((256, 256), (300, 411), (1024, 768)):
         image = torch.rand(3, height, width, generator=torch.Generator().manual_seed(2))
         wanted = transform(image)[None]
-        found = normalise(image[None] * 2 - 1, input_size(height, width, 520))
+        found = imagenet_input(image[None] * 2 - 1, input_size(height, width, 520))
         assert found.shape == wanted.shape
         assert (found - wanted).abs().max() <= 1e-4
 
@@ -144,7 +145,7 @@ def test_an_smp_network_gives_what_its_own_model_gives(tmp_path):
     image = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(3)) * 2 - 1
     segmenter._network.load_state_dict(model.state_dict())
     with torch.no_grad():
-        wanted = model(normalise(image, (64, 64))).softmax(1)
+        wanted = model(imagenet_input(image, (64, 64))).softmax(1)
     assert (segmenter.segment(image) - wanted).abs().max() <= 1e-6
 
 

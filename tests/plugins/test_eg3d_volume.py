@@ -148,3 +148,37 @@ def test_densities_that_are_not_numbers_do_not_stop_the_lookup(
     points = torch.full((1, 2, 3), float("nan"), dtype=torch.float64)
     planes = torch.ones(1, 3, 32, 4, 4, dtype=torch.float64)
     assert volume.mean_features(planes, points, 1.0).isnan().all()
+
+
+def test_rays_that_miss_the_box_get_the_published_limits() -> None:
+    options = VolumeOptions(ray_start="auto", ray_end="auto", box_warp=1.0)
+    origins = torch.tensor([[[0.0, 0, 2], [0.1, 0, 3], [5, 5, 5]]])
+    directions = torch.tensor([[[0.0, 0, -1], [0, 0, -1], [0, 0, -1]]])
+    near, far = volume.ray_limits(origins, directions, options)
+    # The third misses: the nearest near, and as far the largest near.
+    assert torch.allclose(near.flatten(), torch.tensor([1.5, 2.5, 1.5]))
+    assert torch.allclose(far.flatten(), torch.tensor([2.5, 3.5, 2.5]))
+    near, far = volume.ray_limits(origins[:, 2:], directions[:, 2:], options)
+    assert (near.item(), far.item()) == (-1, -2), "none hits: nothing to go by"
+
+
+def test_draws_without_a_seed_are_the_centres_of_the_strata() -> None:
+    options = VolumeOptions(depth_resolution=4, depth_resolution_importance=3)
+    coarse, fine = networks.uniform_draws(options, 8, None, torch.zeros(1, dtype=torch.float64))
+    assert coarse.shape == (1, 1, 4, 1)
+    assert coarse.dtype == fine.dtype == torch.float64
+    assert (coarse == 0.5).all()
+    assert torch.allclose(fine, torch.tensor([[1.0, 3.0, 5.0]]).double() / 6)
+
+
+def test_running_products_have_the_librarys_values_and_gradients() -> None:
+    source = torch.Generator().manual_seed(0)
+    factors = torch.rand(2, 5, 7, 1, generator=source) + 1e-10
+    factors[0, 0, 2] = 1e-10  # nothing passes here
+    found, wanted = (x.clone().requires_grad_() for x in (factors, factors))
+    cotangent = torch.randn(factors.shape, generator=source)
+    for x, products in ((found, volume.Products.apply(found)), (wanted, wanted.cumprod(2))):
+        products.backward(cotangent)
+        assert torch.equal(products, factors.cumprod(2))
+        assert x.grad is not None
+    assert torch.equal(found.grad, wanted.grad)

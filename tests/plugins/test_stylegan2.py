@@ -8,9 +8,16 @@ import torch
 from sat3d_plugins.generators.stylegan2 import generator as plugin
 from sat3d_plugins.generators.stylegan2.generator import StyleGAN2Config, StyleGAN2Generator, load
 from sat3d_plugins.generators.stylegan2.half import in_range
-from sat3d_plugins.generators.stylegan2.layers import low_pass_filter, modulated_conv, upsample
+from sat3d_plugins.generators.stylegan2.layers import (
+    Boxes,
+    low_pass,
+    low_pass_filter,
+    modulated_conv,
+    upsample,
+)
 
 from sat3d.errors import InputError, UsageError
+from sat3d.precision import shortened
 from sat3d.registry import load_generator
 from sat3d.testing import check_generator
 from sat3d.weights import save_weights
@@ -172,6 +179,71 @@ def test_up_sampling_and_its_gradients_are_those_of_zero_insertion_and_a_filter(
     assert torch.equal(torch.autograd.grad(both, added, cotangent)[0], cotangent)
     with torch.no_grad():
         assert torch.allclose(upsample(image, added), both, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("size", [(3, 3), (5, 9), (17, 17)])
+def test_three_boxes_are_the_filter_and_their_gradient_is_its_gradient(size):
+    source = torch.Generator().manual_seed(0)
+    y = torch.randn(2, 3, *size, generator=source, dtype=torch.float64, requires_grad=True)
+    found, wanted = Boxes.apply(y), low_pass(y, low_pass_filter().double())
+    assert torch.allclose(found, wanted, rtol=0, atol=1e-12)
+    cotangent = torch.randn(found.shape, generator=source, dtype=torch.float64)
+    slopes = [torch.autograd.grad(x, y, cotangent)[0] for x in (found, wanted)]
+    assert torch.allclose(*slopes, rtol=0, atol=1e-12)
+
+
+def plain_modulation(x, weight, style, kernel):
+    """As the paper writes it: weights of its own for every image, scaled and demodulated."""
+    images = []
+    for one, scale in zip(x, style, strict=True):
+        own = weight * scale[None, :, None, None]
+        own = own / (own.square().sum(dim=(1, 2, 3), keepdim=True) + 1e-8).sqrt()
+        if kernel is None:
+            images.append(torch.nn.functional.conv2d(one[None], own, padding=1))
+        else:
+            y = torch.nn.functional.conv_transpose2d(one[None], own.transpose(0, 1), stride=2)
+            smooth = (kernel * 4).expand(y.shape[1], 1, -1, -1)
+            images.append(torch.nn.functional.conv2d(y, smooth, padding=1, groups=y.shape[1]))
+    return torch.cat(images)
+
+
+@pytest.mark.parametrize("up", [False, True])
+def test_scaled_activations_are_scaled_weights_in_values_and_gradients(up):
+    source = torch.Generator().manual_seed(0)
+    weight = torch.randn(6, 5, 3, 3, generator=source)
+    x = torch.randn(2, 5, 8, 8, generator=source, requires_grad=True)
+    style = (1 + torch.randn(2, 5, generator=source)).requires_grad_()
+    kernel = low_pass_filter() if up else None
+    found = modulated_conv(x, weight, style, kernel)
+    wanted = plain_modulation(x, weight, style, kernel)
+    # The same sums of some fifty products, in another order.
+    assert torch.allclose(found, wanted, rtol=1e-5, atol=1e-5)
+    cotangent = torch.randn(found.shape, generator=source)
+    for one, two in zip(
+        *(torch.autograd.grad(y, (x, style), cotangent) for y in (found, wanted)), strict=True
+    ):
+        assert torch.allclose(one, two, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu, id="cuda")])
+@pytest.mark.parametrize("halves", [0, 2])
+def test_bfloat16_stays_close_in_values_and_gradients(tmp_path, device, halves):
+    config = dataclasses.replace(TINY, resolution=64, num_fp16_res=halves)
+    generator = load(str(write(tmp_path / "g.safetensors", config)), torch.device(device))
+    styles = generator.styles(generator.map(generator.sample_latents(2, 1)))
+    results = []
+    for precision in ("float32", "bfloat16"):
+        code = styles.detach().clone().requires_grad_()
+        with shortened(torch.device(device), precision):
+            image = generator.render(code).image
+        assert image.dtype == torch.float32
+        image.square().mean().backward()
+        results.append((image.detach(), code.grad))
+    (image, grad), (image16, grad16) = results
+    assert not torch.equal(image, image16), "bfloat16 was not used"
+    # Eight bits; ten layers add up some of their rounding.
+    assert (image - image16).norm() <= 0.03 * image.norm()
+    assert (grad - grad16).norm() <= 0.06 * grad.norm()
 
 
 def test_scaling_into_the_range_of_half_changes_nothing_after_demodulation():

@@ -169,8 +169,9 @@ def uniform_draws(
     """
     coarse, fine = options.depth_resolution, options.depth_resolution_importance
     if seed is None:
-        first = torch.full((1, 1, coarse, 1), 0.5)
-        second = ((torch.arange(fine) + 0.5) / fine)[None] if fine else None
+        # Made on the device: no step of training is to wait for a copy.
+        first = torch.full((1, 1, coarse, 1), 0.5, device=like.device)
+        second = ((torch.arange(fine, device=like.device) + 0.5) / fine)[None] if fine else None
     else:
         source = torch.Generator().manual_seed(seed)
         first = torch.rand(1, resolution**2, coarse, 1, generator=source)

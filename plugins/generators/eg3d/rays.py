@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sat3d.precision import exact
+
 
 def orbit_camera(
     yaw: Tensor, pitch: Tensor, radius: float, focal: float, pivot: Tensor | None = None
@@ -59,7 +61,8 @@ def sample_rays(camera: Tensor, resolution: int) -> tuple[Tensor, Tensor]:
     y = (v - cy) / fy
     x = (u - cx - skew * y) / fx
     points = torch.stack([x, y, torch.ones_like(x)], dim=-1)
-    directions = F.normalize(points @ cam2world[:, :3, :3].transpose(1, 2), dim=-1)
+    with exact(camera):
+        directions = F.normalize(points @ cam2world[:, :3, :3].transpose(1, 2), dim=-1)
     return cam2world[:, None, :3, 3].expand_as(directions), directions
 
 

@@ -15,6 +15,9 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from sat3d.precision import exact
 
 from ..stylegan2.layers import FullyConnected
 from .rays import box_limits
@@ -55,7 +58,7 @@ class Decoder(nn.Module):
         """Mean plane features [B, P, 32] to colours [B, P, 32] in (0, 1) and density [B, P, 1].
 
         The density is a parameter: the ray marcher applies softplus(x - 1). With ``channels`` only
-        the first so many colours are computed.
+        the first so many colours are computed. Under autocast colours are short, densities not.
         """
         raw, density = self.raw(features, channels)
         return raw * 1.002 - 0.001, density
@@ -63,16 +66,20 @@ class Decoder(nn.Module):
     def raw(self, features: Tensor, channels: int | None = None) -> tuple[Tensor, Tensor]:
         """As ``forward``, but colours before they are stretched by 1.002 and moved by -0.001."""
         rows = 1 + (self.outputs if channels is None else channels)
-        hidden, last = self.net[1](self.net[0](features)), self.net[2]
+        hidden, last = self.net[0](features), self.net[2]
+        with exact(features):  # autocast would make the largest tensor of all long again
+            hidden = self.net[1](hidden)
         assert isinstance(last, FullyConnected)
         weight, bias = last.weight[:rows] * last.weight_gain, last.bias[:rows] * last.bias_gain
         x = F.linear(hidden, weight, bias)
-        return x[..., 1:].sigmoid(), x[..., :1]
+        return x[..., 1:].sigmoid(), x[..., :1].to(features.dtype)
 
 
 def project(points: Tensor) -> Tensor:
     """Points [B, P, 3] to plane coordinates [B, 3, P, 2]: (x, y), (x, z), (z, x)."""
-    return torch.stack([points[..., pair] for pair in AXES], dim=1)
+    # An index of two numbers would be sent from the host each time.
+    x = points.unbind(dim=-1)
+    return torch.stack([torch.stack([x[a], x[b]], dim=-1) for a, b in AXES], dim=1)
 
 
 def mean_features(planes: Tensor, points: Tensor, box_warp: float) -> Tensor:
@@ -160,9 +167,28 @@ def ray_weights(densities: Tensor, depths: Tensor) -> Tensor:
     step = depths[:, :, 1:] - depths[:, :, :-1]
     density = F.softplus((densities[:, :, 1:] + densities[:, :, :-1]) / 2 - 1)
     alpha = 1 - torch.exp(-density * step)
-    passed = torch.cumprod(1 - alpha + 1e-10, dim=2)
+    passed: Tensor = Products.apply(1 - alpha + 1e-10)
     passed = torch.cat([torch.ones_like(passed[:, :, :1]), passed[:, :, :-1]], dim=2)
     return alpha * passed
+
+
+class Products(torch.autograd.Function):
+    """Running products over dim 2 of factors above 0. The library's gradient first asks the host
+    whether a factor is 0, and for that every step of training would wait for the device."""
+
+    @staticmethod
+    def forward(ctx: Any, factors: Tensor) -> Tensor:
+        """[B, M, S, 1] to [B, M, S, 1]."""
+        products = torch.cumprod(factors, dim=2)
+        ctx.save_for_backward(factors, products)
+        return products
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Any) -> Any:
+        """A factor counts in its own product and all after it."""
+        factors, products = ctx.saved_tensors
+        return (products * grads[0]).flip(2).cumsum(2).flip(2) / factors
 
 
 def inverse_cdf(bins: Tensor, weights: Tensor, uniform: Tensor) -> Tensor:
@@ -201,14 +227,19 @@ def ray_limits(
 ) -> tuple[Tensor, Tensor]:
     """Near and far, broadcastable to [B, M, S, 1], from the options or from the box."""
     if options.ray_start != "auto" and options.ray_end != "auto":
-        near, far = torch.tensor(options.ray_start), torch.tensor(options.ray_end)
-        return near.to(origins), far.to(origins)
+        near, far = (
+            torch.full((), x, dtype=torch.float32, device=origins.device).to(origins)
+            for x in (options.ray_start, options.ray_end)
+        )
+        return near, far
     near, far = box_limits(origins, directions, options.box_warp)
     hit = far > near
-    if hit.any():
-        # As published: rays that miss get the LARGEST NEAR of the hits as their far limit.
-        lowest, largest = near[hit].min(), near[hit].max()
-        near, far = torch.where(hit, near, lowest), torch.where(hit, far, largest)
+    # As published: rays that miss get the LARGEST NEAR of the hits as their far limit. Where all
+    # miss, nothing changes; the host need not know.
+    lowest = near.masked_fill(~hit, float("inf")).amin()
+    largest = near.masked_fill(~hit, float("-inf")).amax()
+    keep = hit | ~hit.any()
+    near, far = torch.where(keep, near, lowest), torch.where(keep, far, largest)
     return near[..., None], far[..., None]
 
 

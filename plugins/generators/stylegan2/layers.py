@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from sat3d.precision import exact, low_dtype, lower
+
 Activation = Literal["linear", "lrelu"]
 NoiseMode = Literal["const", "none", "random"]
 SLOPE = 0.2
@@ -48,11 +50,14 @@ def low_pass_filter() -> Tensor:
 
 
 def pixels_first(x: Tensor) -> Tensor:
-    """The same features [B, C, H, W], on a CPU with a pixel's channels side by side in memory.
+    """The same features [B, C, H, W], on a CPU with a pixel's channels side by side in memory, and
+    in low precision everywhere: tensor cores read them so.
 
     Convolutions there, above all of each channel alone, are faster so, and keep the order.
     """
-    return x.contiguous(memory_format=torch.channels_last) if x.device.type == "cpu" else x
+    if x.device.type != "cpu" and low_dtype(x) is None:
+        return x
+    return x.contiguous(memory_format=torch.channels_last)
 
 
 def upsample(image: Tensor, added: Tensor | None = None) -> Tensor:
@@ -106,20 +111,52 @@ def modulated_conv(
     x [B, I, H, W], weight [O, I, k, k], style [B, I]; with a low-pass ``kernel`` the output is
     up-sampled to [B, O, 2H, 2W], else [B, O, H, W].
     """
-    x = x * style[:, :, None, None]
+    x = x * style.to(x.dtype)[:, :, None, None]
     if kernel is None:
         y = F.conv2d(x, weight, padding=weight.shape[-1] // 2)
     else:
         y = F.conv_transpose2d(x, weight.transpose(0, 1), stride=2)
-        channels = y.shape[1]
-        smooth = (kernel * 4).to(y.dtype).expand(channels, 1, -1, -1)
-        y = F.conv2d(y, smooth, padding=1, groups=channels)
-    return y * demodulation(weight, style) if demodulate else y
+        y = low_pass(y, kernel)
+    return y * demodulation(weight, style).to(y.dtype) if demodulate else y
+
+
+def low_pass(y: Tensor, kernel: Tensor) -> Tensor:
+    """The binomial ``kernel`` times 4 over features [B, C, 2H+1, 2W+1]: [B, C, 2H, 2W].
+
+    For bfloat16 on GPUs libraries have no good convolution of each channel alone, so there it is
+    what the filter is made of: three boxes of 2x2, one after the other.
+    """
+    if y.dtype == torch.bfloat16 and y.device.type != "cpu":
+        result: Tensor = Boxes.apply(y)
+        return result
+    channels = y.shape[1]
+    smooth = (kernel * 4).to(y.dtype).expand(channels, 1, -1, -1)
+    return F.conv2d(y, smooth, padding=1, groups=channels)
+
+
+class Boxes(torch.autograd.Function):
+    """:func:`low_pass` as three box filters. Keeps nothing for its gradient, which is the same
+    three from the other side."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor) -> Tensor:
+        """[B, C, 2H+1, 2W+1] to [B, C, 2H, 2W]."""
+        # The first sums, which is the factor 4 for free.
+        y = F.avg_pool2d(y, 2, 1, padding=1, divisor_override=1)
+        return F.avg_pool2d(F.avg_pool2d(y, 2, 1), 2, 1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Any) -> Any:
+        """[B, C, 2H, 2W] to [B, C, 2H+1, 2W+1]."""
+        y = F.avg_pool2d(grads[0], 2, 1, padding=1, divisor_override=1)
+        return F.avg_pool2d(F.avg_pool2d(y, 2, 1, padding=1), 2, 1)
 
 
 def demodulation(weight: Tensor, style: Tensor) -> Tensor:
     """The factor [B, O, 1, 1] that gives every output channel unit expected size."""
-    energy = style.square() @ weight.square().sum(dim=(2, 3)).t()
+    with exact(style):
+        energy = style.square() @ weight.square().sum(dim=(2, 3)).t()
     return (energy + 1e-8).rsqrt()[:, :, None, None]
 
 
@@ -182,15 +219,15 @@ class SynthesisLayer(nn.Module):
     ) -> Tensor:
         """x [B, I, H, W] and style [B, I] to [B, O, R, R]; ``source`` as in :meth:`noise`."""
         kernel = self.resample_filter if self.up else None
-        y = modulated_conv(x, self.weight, style, kernel, demodulate=False)
+        y = modulated_conv(lower(x), self.weight, style, kernel, demodulate=False)
         # The activation's gain is applied early, together with demodulation and bias: one pass
         # over the features instead of three.
         gain = _GAIN["lrelu"]
         scale, bias = demodulation(self.weight, style) * gain, self.bias * gain
-        y = torch.addcmul(bias[:, None, None], y, scale)
+        y = torch.addcmul(bias.to(y.dtype)[:, None, None], y, scale.to(y.dtype))
         noise = self.noise(y, noise_mode, source)
         if noise is not None:
-            y = y + noise * (self.noise_strength * gain)
+            y = y + (noise * (self.noise_strength * gain)).to(y.dtype)
         y = F.leaky_relu(y, SLOPE, inplace=True)
         return y.clamp(-self.clamp, self.clamp) if self.clamp is not None else y
 
@@ -221,16 +258,18 @@ class ToRGB(nn.Module):
         self.gain = 1 / math.sqrt(inputs)
 
     def forward(self, x: Tensor, style: Tensor) -> Tensor:
-        """x [B, I, H, W] and style [B, I] (before the 1/sqrt(I) gain) to [B, O, H, W]."""
+        """x [B, I, H, W] and style [B, I] (before the 1/sqrt(I) gain) to [B, O, H, W], as long
+        as the style's numbers."""
         style = style * self.gain
         if x.device.type == "cpu":
             # With a pixel's channels side by side this is one product of matrices per image.
             weight = self.weight[:, :, 0, 0].t() * style[:, :, None]
             pixels = x.permute(0, 2, 3, 1).flatten(1, 2)
             y = torch.baddbmm(self.bias, pixels, weight).unflatten(1, x.shape[2:])
-            y = y.permute(0, 3, 1, 2)
+            y = y.permute(0, 3, 1, 2).to(style.dtype)
             return y.clamp(-self.clamp, self.clamp) if self.clamp is not None else y
-        y = modulated_conv(x, self.weight, style, demodulate=False)
+        # Images add up over the resolutions, so they stay long.
+        y = modulated_conv(lower(x), self.weight, style, demodulate=False).to(style.dtype)
         return bias_act(y, self.bias, "linear", clamp=self.clamp)
 
 
@@ -270,7 +309,7 @@ class SynthesisBlock(nn.Module):
         """(features, image) of the block before to those of this one; styles by layer name."""
         if self.conv0 is None:
             batch = styles[f"{prefix}.conv1"].shape[0]
-            x = pixels_first(self.const.expand(batch, -1, -1, -1))
+            x = pixels_first(lower(self.const.expand(batch, -1, -1, -1)))
         else:
             assert x is not None, "only the first block starts from its constant"
             x = self.conv0(x, styles[f"{prefix}.conv0"], noise_mode, source)

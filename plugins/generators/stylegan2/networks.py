@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from sat3d.interfaces import LayerPart, StyleLayer
+from sat3d.precision import exact, low_dtype
 
 from .half import HalfRange
 from .layers import (
@@ -107,11 +108,13 @@ class SynthesisNetwork(nn.Module):
     ) -> Tensor:
         """Styles by layer name, each [B, channels], to [B, image_channels, R, R].
 
-        On a CUDA device the highest ``num_fp16_res`` resolutions compute in float16.
+        On a CUDA device the highest ``num_fp16_res`` resolutions compute in float16, unless
+        autocast has all compute in bfloat16, which needs no care for its range.
         """
         x = image = None
-        device = next(iter(styles.values())).device.type
-        half = HalfRange() if device in self.half_devices else None
+        first = next(iter(styles.values()))
+        short = first.device.type in self.half_devices and low_dtype(first) is None
+        half = HalfRange() if short else None
         for r in self.resolutions:
             block = self.get_submodule(f"b{r}")
             assert isinstance(block, SynthesisBlock)
@@ -147,10 +150,11 @@ def style_layers(network: nn.Module, prefix: str, part: LayerPart) -> tuple[Styl
 def affine_styles(network: nn.Module, w: Tensor, rows: list[int], prefix: str) -> dict[str, Tensor]:
     """w [B, L, W] to the style vector [B, channels] of every modulated layer, by prefixed name."""
     layers = modulated(network).items()
-    return {
-        f"{prefix}{name}": layer.affine(w[:, row])
-        for (name, layer), row in zip(layers, rows, strict=True)
-    }
+    with exact(w):
+        return {
+            f"{prefix}{name}": layer.affine(w[:, row])
+            for (name, layer), row in zip(layers, rows, strict=True)
+        }
 
 
 def under(styles: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -6,6 +6,7 @@ sat3d.interfaces; K is the number of labels.
 
 from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, cat, nn
 
@@ -144,6 +145,8 @@ class Head(nn.Module):
     def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
         """[B, inputs, h, w] to [B, K, *size]; corners aligned, as the published weights expect."""
         logits = self.conv_out(self.conv(x))
+        # In low precision neighbours would tie, and ties go to the first label.
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         return F.interpolate(logits, size, mode="bilinear", align_corners=True)
 
 
@@ -160,6 +163,14 @@ class BiSeNet(nn.Module):
         self.conv_out = Head(4 * width, 4 * width, labels)
         self.conv_out16 = Head(2 * width, width, labels)
         self.conv_out32 = Head(2 * width, width, labels)
+
+    def fused(self, image: Tensor) -> Tensor:
+        """As ``forward``, the first result alone, without the work for the others."""
+        detail, context16, _ = self.cp(image)
+        logits: Tensor = self.conv_out(
+            self.ffm(detail, context16), (image.shape[2], image.shape[3])
+        )
+        return logits
 
     def forward(self, image: Tensor) -> Logits:
         """[B, 3, H, W] float to three [B, K, H, W]; H and W from 32."""

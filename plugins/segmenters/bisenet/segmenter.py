@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sat3d.errors import InputError
+from sat3d.images import imagenet_input
 from sat3d.interfaces import Segmenter, WeightsCard
 from sat3d.store import resolve
 from sat3d.weights import load_into, load_weights, make_card
@@ -21,19 +22,6 @@ LABELS = (
     "nose", "mouth", "u_lip", "l_lip", "neck", "neck_l", "cloth", "hair", "hat",
 )  # fmt: skip
 BUNDLED = Path(__file__).parent / "weights" / "avatars.safetensors"
-_MEAN = (0.485, 0.456, 0.406)
-_STD = (0.229, 0.224, 0.225)
-
-
-def normalise(image: Tensor, size: int) -> Tensor:
-    """Image [B, 3, H, W] in [-1, 1] to the network's input [B, 3, size, size] (ImageNet)."""
-    if image.shape[2:] != (size, size):
-        image = F.interpolate(
-            image, (size, size), mode="bilinear", align_corners=False, antialias=True
-        )
-    mean = image.new_tensor(_MEAN).view(3, 1, 1)
-    std = image.new_tensor(_STD).view(3, 1, 1)
-    return (image * 0.5 + 0.5 - mean) / std
 
 
 class BiSeNetSegmenter(Segmenter):
@@ -62,7 +50,7 @@ class BiSeNetSegmenter(Segmenter):
 
         The first of the three outputs; logits, not probabilities, are brought to H, W.
         """
-        logits = self._network(normalise(image, self.size)).fused
+        logits = self._network.fused(imagenet_input(image, (self.size, self.size)))
         size = (image.shape[2], image.shape[3])
         if logits.shape[2:] != size:
             logits = F.interpolate(logits, size, mode="bilinear", align_corners=False)

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sat3d.errors import InputError
+from sat3d.images import imagenet_input
 from sat3d.interfaces import Segmenter, WeightsCard
 from sat3d.store import resolve
 from sat3d.weights import load_into, load_weights, make_card
@@ -16,8 +17,6 @@ from sat3d.weights import load_into, load_weights, make_card
 from .networks import STRIDE, DeepLabConfig, logits, make_network
 
 BUNDLED = Path(__file__).parent / "weights" / "cats.safetensors"
-_MEAN = (0.485, 0.456, 0.406)
-_STD = (0.229, 0.224, 0.225)
 
 
 def input_size(height: int, width: int, shorter: int, stride: int = 1) -> tuple[int, int]:
@@ -31,15 +30,6 @@ def input_size(height: int, width: int, shorter: int, stride: int = 1) -> tuple[
         for side in (height, width)
     )
     return first, second
-
-
-def normalise(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """Image [B, 3, H, W] in [-1, 1] to the network's input [B, 3, *size] (ImageNet)."""
-    if image.shape[2:] != size:
-        image = F.interpolate(image, size, mode="bilinear", align_corners=False, antialias=True)
-    mean = image.new_tensor(_MEAN).view(3, 1, 1)
-    std = image.new_tensor(_STD).view(3, 1, 1)
-    return (image * 0.5 + 0.5 - mean) / std
 
 
 class DeepLabSegmenter(Segmenter):
@@ -68,7 +58,7 @@ class DeepLabSegmenter(Segmenter):
         """
         height, width = image.shape[2:]
         size = input_size(height, width, self.config.size, STRIDE[self.config.source])
-        found = logits(self._network, normalise(image, size))
+        found = logits(self._network, imagenet_input(image, size))
         if found.shape[2:] != (height, width):
             found = F.interpolate(found, (height, width), mode="bilinear", align_corners=False)
         return found.softmax(1)
