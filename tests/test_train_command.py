@@ -17,15 +17,16 @@ FAST += ["--set", "preselection.images=8"]
 
 
 class _Toys:
-    def __init__(self, pack, goes_with):
-        self.pack, self.goes_with = pack, goes_with
+    def __init__(self, pack, goes_with, header):
+        self.pack, self.goes_with, self.header = pack, goes_with, header
 
     @hookimpl
     def register_generators(self, register):
         def load(weights, device):
             generator = ToyGenerator()
             card = generator.card
-            generator.card = WeightsCard("toy", card.fingerprint, goes_with=self.goes_with)
+            about = {"goes_with": self.goes_with, "info": self.header}
+            generator.card = WeightsCard("toy", card.fingerprint, **about)
             return generator
 
         register(GeneratorSpec("toy", "stripes", load))
@@ -44,13 +45,18 @@ def goes_with():
     return {"clip": "toy", "segmenter": "toy", "descriptors": "stripes"}
 
 
+@pytest.fixture
+def header():
+    return {}
+
+
 @pytest.fixture(autouse=True)
-def _toys(tmp_path, monkeypatch, goes_with):
+def _toys(tmp_path, monkeypatch, goes_with, header):
     pack = tmp_path / "stripes.yaml"
     pack.write_text(json.dumps(toy_pack().model_dump(mode="json")))
     monkeypatch.setattr(QMM, "load", lambda pack, *_: ToyMeasure(pack))
     monkeypatch.chdir(tmp_path)
-    with registered("toys", _Toys(pack, goes_with)):
+    with registered("toys", _Toys(pack, goes_with, header)):
         yield
 
 
@@ -144,3 +150,40 @@ def test_ctrl_c_exits_with_130_and_says_what_was_saved(tmp_path, monkeypatch, ca
     assert run(["train", "--generator", "toy", "--out", "a", "--quiet", *FAST]) == 130
     assert "stopped after step 2 of 4" in capsys.readouterr().err
     assert load_masks(tmp_path / "a").header["figures"]["finished"] is False
+
+
+ADVICE = {"train_settings": ["pool_size=40", "weights.background=7"]}
+SHORT = [
+    "--device",
+    "cpu",
+    "--steps",
+    "2",
+    "--set",
+    "preselection.images=8",
+    "--set",
+    "stop.every=0",
+]
+
+
+@pytest.mark.parametrize("header", [ADVICE])
+def test_settings_that_the_weights_advise_hold_unless_others_are_asked_for(tmp_path):
+    def learned(*more):
+        assert run(["train", "--generator", "toy", "--overwrite", *SHORT, *more]) == 0
+        return load_masks(tmp_path / "runs" / "toy-stripes").header["settings"]
+
+    advised = learned()
+    assert (advised["pool_size"], advised["weights"]["background"]) == (40, 7.0)
+    assert learned("--pool", "36")["pool_size"] == 36
+    assert learned("--preset", "quick")["weights"]["background"] == 10.0
+
+
+@pytest.mark.parametrize("header", [{"train_settings": "steps=3"}, {"train_settings": [3]}])
+def test_advice_of_another_form_is_one_clear_line(capsys, header):
+    assert run(["train", "--generator", "toy", *SHORT]) == 2
+    assert "Allowed: a list of texts KEY=VALUE" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("header", [{"train_settings": ["stepz=3"]}])
+def test_advice_that_no_setting_is_named_in_is_refused(capsys, header):
+    assert run(["train", "--generator", "toy", *SHORT]) == 2
+    assert "stepz" in capsys.readouterr().err

@@ -45,7 +45,8 @@ def train(
         str | None, typer.Option("--segmenter-weights", help="Its weights; by default embedded.")
     ] = None,
     preset: Annotated[
-        str, typer.Option("--preset", help="auto (cpu or gpu, by the device), gpu8, paper, quick.")
+        str,
+        typer.Option("--preset", help="auto (by the device and weights), cpu, gpu, gpu8, paper."),
     ] = "auto",
     device: DeviceOption = "auto",
     seed: Annotated[int | None, typer.Option("--seed", min=0, help="Seed of the run.")] = None,
@@ -83,11 +84,14 @@ def train(
     target = resolve_device(device)
     short = {"seed": seed, "steps": steps, "batch": batch, "pool_size": pool}
     given = [f"{key}={value}" for key, value in short.items() if value is not None]
-    settings = override(find_preset(preset, target.type), [*given, *(assignments or [])])
+    given += assignments or []
+    settings = override(find_preset(preset, target.type), given)
     catalogue = discover()
     wanted = None if descriptors is None else load_pack(descriptors, catalogue)
     loaded = load_for(wanted, generator, weights, target, catalogue)
     pack = wanted or load_pack(_default("descriptors", "--descriptors", loaded), catalogue)
+    if preset == "auto":
+        settings = override(find_preset(preset, target.type), [*_advised(loaded), *given])
     folder = out or Path("runs") / f"{generator}-{pack.name}"
     _check_folder(folder, resume, overwrite)
     qmm = _qmm(clip, clip_pretrained, pack, loaded, catalogue)
@@ -121,6 +125,19 @@ def _default(role: str, flag: str, generator: "Generator") -> str:
     if name is None:
         raise UsageError(f"weights '{generator.card.name}' do not say which to use. Add {flag}.")
     return name
+
+
+def _advised(generator: "Generator") -> list[str]:
+    """Settings that the weights' own header advises, as texts KEY=VALUE. Raises InputError."""
+    from sat3d.errors import InputError
+
+    texts = generator.card.info.get("train_settings", [])
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise InputError(
+            f"weights '{generator.card.name}' have train_settings {texts!r:.80} in their header. "
+            "Allowed: a list of texts KEY=VALUE. Name a preset to do without."
+        )
+    return texts
 
 
 def _qmm(
