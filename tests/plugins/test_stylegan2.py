@@ -18,7 +18,7 @@ from sat3d_plugins.generators.stylegan2.layers import (
 
 from sat3d.errors import InputError, UsageError
 from sat3d.precision import shortened
-from sat3d.registry import load_generator
+from sat3d.registry import load_generator, load_reader
 from sat3d.testing import check_generator
 from sat3d.weights import save_weights
 
@@ -113,11 +113,28 @@ def test_random_noise_depends_on_the_seed_alone(tmp_path):
     assert torch.equal(torch.random.get_rng_state(), state), "the global state was used"
 
 
-def test_without_weights_the_error_says_what_to_do():
-    if plugin.BUNDLED.is_file():
-        pytest.skip("weights are bundled")
+def test_without_weights_the_error_says_what_to_do(monkeypatch, tmp_path):
+    monkeypatch.setattr(plugin, "BUNDLED", tmp_path / "gone.safetensors")
     with pytest.raises(InputError, match="no weights .* bundled yet. Add --weights"):
         load_generator("stylegan2", None, "cpu")
+
+
+def test_the_bundled_heads_show_what_their_latents_say():
+    """By the readers, on latents that training never saw; measured on 256: 85 to 100 %."""
+    from recipes import codes, worlds
+
+    generator, reader, world = load_generator("stylegan2"), load_reader("avatars"), worlds.load(
+        "avatars2d"
+    )  # fmt: skip
+    assert not generator.planted, "the hard case"
+    z = torch.randn(24, world.dim, generator=torch.Generator().manual_seed(31337))
+    truth = codes.factors_from_z(world, z).classes
+    bare = truth[:, world.columns["hat"]] == 0
+    with torch.no_grad():
+        seen = reader.read(generator.render(generator.styles(generator.map(z))).image)
+    for name, values in seen.items():
+        right = (values.argmax(dim=1) == truth[:, world.columns[name]])[bare]
+        assert right.float().mean() >= 0.75, name
 
 
 @pytest.mark.parametrize(
