@@ -4,12 +4,15 @@ The paper leaves some to choice; ``PRESETS`` holds sets of them. ``paper`` is th
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from sat3d.errors import UsageError, unknown_name
+from sat3d.errors import InputError, UsageError, unknown_name
+
+if TYPE_CHECKING:
+    from sat3d.interfaces import Generator
 
 
 class _Model(BaseModel):
@@ -222,6 +225,21 @@ def preset(name: str, device: str = "cpu") -> TrainSettings:
     if key not in PRESETS:
         raise UsageError(unknown_name("preset", name, ["auto", *PRESETS]))
     return PRESETS[key]
+
+
+def fitting(name: str, generator: "Generator", assignments: Sequence[str] = ()) -> TrainSettings:
+    """The settings of a preset for a generator, then the ``assignments`` (see :func:`override`).
+
+    'auto' goes by the device and takes what the weights advise (``train_settings`` in their
+    header). Raises UsageError, and InputError for advice that is no list of texts.
+    """
+    advice = generator.card.info.get("train_settings", []) if name == "auto" else []
+    if not isinstance(advice, list) or not all(isinstance(text, str) for text in advice):
+        raise InputError(
+            f"weights '{generator.card.name}' have train_settings {advice!r:.80} in their header. "
+            "Allowed: a list of texts KEY=VALUE. Name a preset to do without."
+        )
+    return override(preset(name, generator.device.type), [*advice, *assignments])
 
 
 def override(settings: TrainSettings, assignments: Sequence[str]) -> TrainSettings:

@@ -1,7 +1,10 @@
+from dataclasses import replace
+
 import pytest
 
 from sat3d.errors import UsageError
-from sat3d.settings import PRESETS, TrainSettings, describe, override, preset
+from sat3d.settings import PRESETS, TrainSettings, describe, fitting, override, preset
+from sat3d.testing import ToyGenerator
 
 
 def test_the_paper_preset_holds_the_papers_numbers():
@@ -73,3 +76,13 @@ def test_every_setting_is_described():
     rows = describe()
     assert {"weights.background", "stop.every", "preselection.by", "lr"} <= {r[0] for r in rows}
     assert [key for key, _, text in rows if not text] == []
+
+
+def test_advice_of_the_weights_stands_between_the_preset_and_the_users_own() -> None:
+    generator = ToyGenerator()
+    info = {"train_settings": ["steps=7", "batch=3"]}
+    generator.card = replace(generator.card, info=info)
+    known = preset("cpu")
+    found = fitting("auto", generator, ["batch=5"])
+    assert (found.steps, found.batch, found.lr) == (7, 5, known.lr)
+    assert fitting("cpu", generator) == known

@@ -26,7 +26,7 @@ from sat3d.measuring.studio import measured
 from sat3d.picture import Panel, Tile, sheet
 from sat3d.pool import Measure
 from sat3d.progress import Progress, open_progress
-from sat3d.settings import override, preset
+from sat3d.settings import fitting, override
 from sat3d.weights import fingerprint
 
 HINTS = {"flowers": "pip install ./examples/flowers"}
@@ -177,10 +177,11 @@ class Work:
         self, domain: Domain, given: sat3d.Masks | None, changes: Sequence[str]
     ) -> sat3d.Masks:
         options, generator = self.options, domain.generator
-        settings = preset(options.preset, generator.device.type)
+        wishes = [*options.set, *changes]
         if given is not None and "settings" in given.header:
-            settings = _settings(given)
-        settings = override(settings, [*options.set, *changes])
+            settings = override(_settings(given), wishes)
+        else:
+            settings = fitting(options.preset, generator, wishes)
         label = "-".join((generator.name, generator.card.name, domain.pack.name, *changes))
         folder = Path(options.work) / label
         parts = generator, domain.pack, domain.measure, domain.segmenter, settings

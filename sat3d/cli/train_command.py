@@ -46,7 +46,9 @@ def train(
     ] = None,
     preset: Annotated[
         str,
-        typer.Option("--preset", help="auto (by the device and weights), cpu, gpu, gpu8, paper."),
+        typer.Option(
+            "--preset", help="auto (by device and weights), cpu, gpu, gpu8, paper, quick."
+        ),
     ] = "auto",
     device: DeviceOption = "auto",
     seed: Annotated[int | None, typer.Option("--seed", min=0, help="Seed of the run.")] = None,
@@ -78,20 +80,19 @@ def train(
     from sat3d.parallel import is_main
     from sat3d.progress import open_progress
     from sat3d.registry import discover, load_pack, resolve_device
-    from sat3d.settings import override
+    from sat3d.settings import fitting, override
     from sat3d.settings import preset as find_preset
 
     target = resolve_device(device)
     short = {"seed": seed, "steps": steps, "batch": batch, "pool_size": pool}
     given = [f"{key}={value}" for key, value in short.items() if value is not None]
     given += assignments or []
-    settings = override(find_preset(preset, target.type), given)
+    override(find_preset(preset, target.type), given)  # what is mistyped is told at once
     catalogue = discover()
     wanted = None if descriptors is None else load_pack(descriptors, catalogue)
     loaded = load_for(wanted, generator, weights, target, catalogue)
     pack = wanted or load_pack(_default("descriptors", "--descriptors", loaded), catalogue)
-    if preset == "auto":
-        settings = override(find_preset(preset, target.type), [*_advised(loaded), *given])
+    settings = fitting(preset, loaded, given)
     folder = out or Path("runs") / f"{generator}-{pack.name}"
     _check_folder(folder, resume, overwrite)
     qmm = _qmm(clip, clip_pretrained, pack, loaded, catalogue)
@@ -125,19 +126,6 @@ def _default(role: str, flag: str, generator: "Generator") -> str:
     if name is None:
         raise UsageError(f"weights '{generator.card.name}' do not say which to use. Add {flag}.")
     return name
-
-
-def _advised(generator: "Generator") -> list[str]:
-    """Settings that the weights' own header advises, as texts KEY=VALUE. Raises InputError."""
-    from sat3d.errors import InputError
-
-    texts = generator.card.info.get("train_settings", [])
-    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-        raise InputError(
-            f"weights '{generator.card.name}' have train_settings {texts!r:.80} in their header. "
-            "Allowed: a list of texts KEY=VALUE. Name a preset to do without."
-        )
-    return texts
 
 
 def _qmm(
