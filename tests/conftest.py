@@ -2,6 +2,7 @@
 
 import os
 import socket
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -40,6 +41,19 @@ def _has_gpu() -> bool:
     import torch
 
     return torch.cuda.is_available()
+
+
+@pytest.fixture(scope="session")
+def pip_install() -> Callable[..., None]:
+    """Installs packages from their folders into another folder; nothing is downloaded."""
+
+    def install(target: Path, *packages: Path) -> None:
+        options = ["--no-deps", "--no-build-isolation", "--no-index", "--quiet"]
+        call = [sys.executable, "-m", "pip", "install", *options, "--target", target]
+        done = subprocess.run([*call, *packages], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+
+    return install
 
 
 class Installer:

@@ -14,16 +14,13 @@ EXAMPLE = Path(__file__).parents[1] / "examples" / "flowers"
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory):
+def site(tmp_path_factory, pip_install):
     """A folder with the package as pip installs it; nothing is downloaded."""
     folder = tmp_path_factory.mktemp("flowers")
     # A copy: building leaves files in the tree.
     ignored = shutil.ignore_patterns("build", "*.egg-info", "__pycache__")
     shutil.copytree(EXAMPLE, folder / "package", ignore=ignored)
-    options = ["--no-deps", "--no-build-isolation", "--no-index", "--quiet"]
-    call = [sys.executable, "-m", "pip", "install", *options, "--target", folder / "site"]
-    done = subprocess.run([*call, folder / "package"], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    pip_install(folder / "site", folder / "package")
     return folder
 
 

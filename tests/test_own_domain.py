@@ -1,8 +1,6 @@
 """'Your domain in 15 minutes' is tried word for word."""
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -29,20 +27,13 @@ SMALLER = {
 NUMBERS = {"five": 5, "six": 6, "seven": 7, "one": 1, "two": 2}
 
 
-def pip_install(folder: str) -> None:
-    options = ["--no-deps", "--no-build-isolation", "--no-index", "--quiet", "--target", "site"]
-    call = [sys.executable, "-m", "pip", "install", *options, f"./{folder}"]
-    done = subprocess.run(call, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-
-
 def test_the_page_counts_its_own_commands_and_edits():
     commands, edits = re.search(r"(\w+) commands and (\w+) edit", TEXT).groups()
     assert len(COMMANDS) == NUMBERS[commands]
     assert len(re.findall(r"in the place of", STEPS)) == NUMBERS[edits]
 
 
-def test_every_step_of_the_page_works_as_it_stands(tmp_path, monkeypatch):
+def test_every_step_of_the_page_works_as_it_stands(tmp_path, monkeypatch, pip_install):
     """pip alone gets other words: a folder of its own instead of the tests' environment."""
     monkeypatch.chdir(tmp_path)
     edited = re.search(r"all that is in `([^`]+)`", STEPS)[1]
@@ -50,7 +41,7 @@ def test_every_step_of_the_page_works_as_it_stands(tmp_path, monkeypatch):
         program, *words = line.split()
         if program == "pip":
             assert words[:2] == ["install", "-e"]
-            pip_install(words[2])
+            pip_install(tmp_path / "site", tmp_path / words[2])
             monkeypatch.syspath_prepend(str(tmp_path / "site"))
         else:
             more = next((more for word, more in SMALLER.items() if word in words), [])

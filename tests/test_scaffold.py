@@ -99,17 +99,12 @@ def test_the_command_names_what_it_wrote(tmp_path, monkeypatch, capsys):
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory, catalogue):
+def site(tmp_path_factory, catalogue, pip_install):
     """Two packages installed by pip into one folder: all of it, and a pack alone."""
     folder = tmp_path_factory.mktemp("scaffold")
     write_plugin(Plan("whole-thing", True, True), folder / "whole", catalogue)
     write_plugin(Plan("words"), folder / "words", catalogue)
-    options = ["--no-deps", "--no-build-isolation", "--no-index", "--quiet"]
-    call = [sys.executable, "-m", "pip", "install", *options, "--target", folder / "site"]
-    done = subprocess.run(
-        [*call, folder / "whole", folder / "words"], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
+    pip_install(folder / "site", folder / "whole", folder / "words")
     return folder
 
 
