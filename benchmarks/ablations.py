@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.clock import describe
+from benchmarks.command import start
 from benchmarks.subjects import Subject, avatars
 from sat3d.artifact import Masks
 from sat3d.cli.loading import find_reader
@@ -181,4 +182,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    start(main, "ablations")

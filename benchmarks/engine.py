@@ -19,6 +19,7 @@ import torch
 import typer
 
 from benchmarks import clock, floor
+from benchmarks.command import start
 from benchmarks.plain import PlainLoop
 from benchmarks.subjects import SUBJECTS, Subject
 from benchmarks.table import show
@@ -282,4 +283,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    start(main, "engine")

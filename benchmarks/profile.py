@@ -14,6 +14,7 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks import clock
+from benchmarks.command import start
 from benchmarks.subjects import SUBJECTS, Subject
 from sat3d.devices import resolve_device
 from sat3d.engine import make_optimiser
@@ -115,4 +116,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    start(main, "profile")

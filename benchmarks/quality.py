@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from benchmarks.command import start
+
 if TYPE_CHECKING:
     import torch
 
@@ -291,4 +293,4 @@ def tell(told: Mapping[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    start(main, "quality")

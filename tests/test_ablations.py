@@ -10,6 +10,7 @@ import typer
 from typer.testing import CliRunner
 
 from benchmarks import ablations
+from benchmarks.command import start
 from benchmarks.subjects import Subject
 from sat3d.errors import UsageError
 from sat3d.mask import probabilities
@@ -80,3 +81,13 @@ def test_a_file_of_another_run_and_an_unknown_variant_are_refused(tmp_path: Path
     assert "not of this run" in str(run("--out", str(out)).exception)
     wrong = run("--out", str(tmp_path / "new.json"), "--only", "no L_bgg").exception
     assert isinstance(wrong, UsageError) and "no L_bg" in str(wrong)
+
+
+def test_what_is_wrong_is_one_line_on_the_command_line(tmp_path: Path, capsys: Any) -> None:
+    words = ["ablations", "--out", str(tmp_path / "new.json"), "--only", "nothing"]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("sys.argv", words)
+        with pytest.raises(SystemExit) as stopped:
+            start(ablations.main, "ablations")
+    assert stopped.value.code == UsageError.exit_code
+    assert capsys.readouterr().err.startswith("error: unknown variant 'nothing'.")

@@ -78,7 +78,7 @@ def main() -> None:
     sys.exit(run(sys.argv[1:]))
 
 
-def run(arguments: Sequence[str]) -> int:
+def run(arguments: Sequence[str], commands: typer.Typer = app, program: str = "sat3d") -> int:
     """Run one command line and return its exit code: 0 done, 1 failed, 2 wrong use.
 
     Every error is one line on standard error; ``--debug`` shows the traceback before it.
@@ -86,7 +86,7 @@ def run(arguments: Sequence[str]) -> int:
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
     try:
-        app(args=arguments, prog_name="sat3d")
+        commands(args=arguments, prog_name=program)
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except Exception as error:
