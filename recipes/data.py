@@ -87,15 +87,16 @@ def renders(
 
 def _draw(world: World, factors: Factors, cameras: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Images, labels and depths, in chunks so that only bytes pile up."""
-    count, worth = len(factors), len(factors) >= COMPILED_FROM
+    count = len(factors)
     chunk = 128 if cameras.is_cuda else 16
+    compiled = count >= COMPILED_FROM and _compiles(world, factors[:chunk], cameras[:chunk])
     images = torch.empty(count, 3, RESOLUTION, RESOLUTION, dtype=torch.uint8, device=cameras.device)
     labels = torch.empty(count, RESOLUTION, RESOLUTION, dtype=torch.uint8, device=cameras.device)
     depths = torch.empty(labels.shape, dtype=torch.float16, device=cameras.device)
     began = said = time.monotonic()
     for start in range(0, count, 32 * chunk):
         rows = slice(start, min(start + 32 * chunk, count))
-        part = world.render(factors[rows], cameras[rows], RESOLUTION, chunk=chunk, compile=worth)
+        part = world.render(factors[rows], cameras[rows], RESOLUTION, chunk=chunk, compile=compiled)
         images[rows] = ((part.image + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
         labels[rows] = part.label
         depths[rows] = (part.depth[:, 0] - world.cameras.radius).half()
@@ -103,6 +104,17 @@ def _draw(world: World, factors: Factors, cameras: Tensor) -> tuple[Tensor, Tens
             said = time.monotonic()
             print(f"rendered {rows.stop} of {count} in {said - began:.0f} s", flush=True)
     return images, labels, depths
+
+
+def _compiles(world: World, factors: Factors, cameras: Tensor) -> bool:
+    """Whether the world's renderer can be compiled here, tried on one chunk."""
+    try:
+        world.render(factors, cameras, RESOLUTION, chunk=len(factors), compile=True)
+    except Exception as error:
+        # Compilers raise whatever they like; drawing goes on without, and says why.
+        print(f"not compiled, so slower: {' '.join(str(error).split())[:300]}", flush=True)
+        return False
+    return True
 
 
 def _keep(drawn: Renders, path: Path) -> None:

@@ -292,7 +292,7 @@ def save(
 def _more(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--start", type=Path, help="a generator of this recipe to improve on")
-    add("--mapping", type=Path, help="default: work/WORLD/mapping.safetensors")
+    add("--mapping", type=Path, help="default: the work folder's")
     add("--measure", type=int, default=256, help="scenes to measure, 3 views each")
 
 
@@ -303,9 +303,8 @@ def main() -> None:
     world = chosen.world
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     network = new_network(world, config_of(world), chosen.seed)
-    figures = mapping.load(
-        network.backbone.mapping, chosen.more["mapping"] or mapping.file_of(world)
-    )
+    learned = chosen.more["mapping"] or chosen.work / mapping.file_of(world).name
+    figures = mapping.load(network.backbone.mapping, learned)
     if chosen.more["start"]:
         begin_with(network, chosen.more["start"])
     trained, took = train(chosen, network.to(chosen.device), training_set(chosen))

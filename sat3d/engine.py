@@ -155,7 +155,7 @@ def _loop(run: _Run, state: _State, phase: Phase, callback: Callback | None) -> 
         last = state.step == settings.steps or _stale(run, state)
         values = None
         if last or state.step % settings.report_every == 0:
-            report = _report(run, state, time.monotonic() - since)
+            report = _report(run, state, since)
             since, values = time.monotonic(), report.losses
             if run.out is not None and parallel.is_main():
                 checkpoint.append_line(run.out / JOURNAL, asdict(report))
@@ -373,9 +373,11 @@ def _save_lost(run: _Run, state: _State) -> str:
     )
 
 
-def _report(run: _Run, state: _State, seconds: float) -> StepReport:
+def _report(run: _Run, state: _State, since: float) -> StepReport:
     """Means since the last report. Raises Sat3dError if they are no longer numbers."""
     means = parallel.summed(torch.stack(state.recent).mean(dim=0)).tolist()
+    # Only now has the device done what was asked of it.
+    seconds = time.monotonic() - since
     samples = len(state.recent) * run.setup.settings.batch
     state.recent = []
     named = dict(zip((*PARTS, "total"), means, strict=True))

@@ -210,7 +210,10 @@ def _captured(work: Work, given: tuple[Tensor, ...]) -> Work:
             with _no_waiting():
                 _rehearse(work, samples)
             if any(x.requires_grad for x in samples):
-                return cast(Work, torch.cuda.make_graphed_callables(work, samples))
+                with warnings.catch_warnings():
+                    # True, and harmless: the samples' own gradients are never read.
+                    warnings.filterwarnings("ignore", message="The AccumulateGrad node's stream")
+                    return cast(Work, torch.cuda.make_graphed_callables(work, samples))
             return _captured_forward(work, samples)
     except Exception:
         # A capture that breaks off leaves its own stream as the current one.

@@ -448,8 +448,10 @@ def test_a_graph_gives_the_numbers_of_the_plain_way(
             kept = (image.detach(), found.detach(), grad, *drawn, masks.float())
             results.append([x.clone() for x in kept])
         for one, two in zip(*results, strict=True):
-            # Sums by atomic additions come in any order.
-            assert (one - two).norm() <= 1e-3 * one.norm() + 1e-6
+            # Sums by atomic additions come in any order, and in bfloat16 some then round to the
+            # neighbouring number, which is up to 0.8 % away.
+            near = 1e-3 if precision == "float32" else 1e-2
+            assert (one - two).norm() <= near * one.norm() + 1e-6
     assert not caplog.records, caplog.text
     assert fast._see._fast is not None
     assert fast._sight._fast is not None
@@ -457,6 +459,8 @@ def test_a_graph_gives_the_numbers_of_the_plain_way(
 
 
 @pytest.mark.gpu
+# The compiler's own warnings are no reason to give it up.
+@pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize("change", ["graphs=true", "checkpointing=true", "compile=true"])
 def test_training_on_a_gpu_learns_the_same_by_every_way(
     change: str, caplog: pytest.LogCaptureFixture

@@ -8,6 +8,7 @@ And a CPU finds features by rows of a table and, without gradients, draws in pie
 caches.
 """
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
@@ -88,15 +89,24 @@ def mean_features(planes: Tensor, points: Tensor, box_warp: float) -> Tensor:
     Zero outside the box of side ``box_warp``. Differentiable in planes and points.
     """
     if planes.device.type == "cpu":
-        return _look_up(planes, points / box_warp)
+        rows, shares, table = _rows(planes, points / box_warp)
+        index, share = (torch.stack(x, dim=-1).flatten(0, 1) for x in (rows, shares))
+        out = F.embedding_bag(index, table, mode="sum", per_sample_weights=share.to(table.dtype))
+        return out.view(*points.shape[:2], -1)
+    if torch.compiler.is_compiling():
+        # One loop that reads whole rows, and for the gradient one that adds to them.
+        rows, shares, table = _rows(planes, points / box_warp)
+        terms = [table[i] * s[..., None] for i, s in zip(rows, shares, strict=True)]
+        return functools.reduce(torch.add, terms)
     grid = project(points * (2 / box_warp)).flatten(0, 1)[:, None]
     flat = planes.flatten(0, 1)
     out = F.grid_sample(flat, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
     return out.view(*planes.shape[:3], -1).mean(dim=1).transpose(1, 2)
 
 
-def _look_up(planes: Tensor, points: Tensor) -> Tensor:
-    """As :func:`mean_features`, points in units of the box: each the weighted sum of 12 rows.
+def _rows(planes: Tensor, points: Tensor) -> tuple[list[Tensor], list[Tensor], Tensor]:
+    """:func:`mean_features` as the weighted sum of 12 rows of a table, points in units of the box:
+    where they are, their shares, each 12 times [B, P], and the table [B*H*W*3, C].
 
     The sum is grid_sample's, but a row of the table is a pixel of a plane with all its channels,
     side by side in memory. If the planes are stored so, as the backbone leaves them, the table
@@ -115,10 +125,7 @@ def _look_up(planes: Tensor, points: Tensor) -> Tensor:
             for x, x_share in pixels[across, width]:
                 rows.append(line + x * count)
                 shares.append(x_share * y_share)
-    index = torch.stack(rows, dim=-1).flatten(0, 1)
-    share = torch.stack(shares, dim=-1).flatten(0, 1).to(table.dtype)
-    out = F.embedding_bag(index, table, mode="sum", per_sample_weights=share)
-    return out.view(batch, -1, channels)
+    return rows, shares, table
 
 
 def _neighbours(coordinate: Tensor, size: int) -> tuple[tuple[Tensor, Tensor], ...]:

@@ -77,7 +77,8 @@ def _upsample(image: Tensor, added: Tensor | None) -> Tensor:
     large = F.interpolate(image, scale_factor=2, mode="bilinear")
     sides = [large.new_ones(length) for length in large.shape[2:]]
     for side in sides:
-        side[0] = side[-1] = 0.75
+        side[:1].fill_(0.75)  # an assignment would copy from the host, and wait
+        side[-1:].fill_(0.75)
     frame = torch.outer(*sides)
     return large * frame if added is None else torch.addcmul(added, large, frame)
 
@@ -124,33 +125,64 @@ def low_pass(y: Tensor, kernel: Tensor) -> Tensor:
     """The binomial ``kernel`` times 4 over features [B, C, 2H+1, 2W+1]: [B, C, 2H, 2W].
 
     For bfloat16 on GPUs libraries have no good convolution of each channel alone, so there it is
-    what the filter is made of: three boxes of 2x2, one after the other.
+    what the filter is made of: in each direction three sums of neighbours.
     """
+    if y.device.type != "cpu" and torch.compiler.is_compiling():
+        return _fusible_sums(y)
     if y.dtype == torch.bfloat16 and y.device.type != "cpu":
-        result: Tensor = Boxes.apply(y)
+        result: Tensor = NeighbourSums.apply(y)
         return result
     channels = y.shape[1]
     smooth = (kernel * 4).to(y.dtype).expand(channels, 1, -1, -1)
     return F.conv2d(y, smooth, padding=1, groups=channels)
 
 
-class Boxes(torch.autograd.Function):
-    """:func:`low_pass` as three box filters. Keeps nothing for its gradient, which is the same
-    three from the other side."""
+class NeighbourSums(torch.autograd.Function):
+    """:func:`low_pass` as sums of neighbours. Keeps nothing for its gradient, which is the same
+    sums from the other side."""
 
     @staticmethod
     def forward(ctx: Any, y: Tensor) -> Tensor:
         """[B, C, 2H+1, 2W+1] to [B, C, 2H, 2W]."""
-        # The first sums, which is the factor 4 for free.
-        y = F.avg_pool2d(y, 2, 1, padding=1, divisor_override=1)
-        return F.avg_pool2d(F.avg_pool2d(y, 2, 1), 2, 1)
+        return binomial(y, margin=1, first=2)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Any) -> Any:
         """[B, C, 2H, 2W] to [B, C, 2H+1, 2W+1]."""
-        y = F.avg_pool2d(grads[0], 2, 1, padding=1, divisor_override=1)
-        return F.avg_pool2d(F.avg_pool2d(y, 2, 1, padding=1), 2, 1)
+        return binomial(grads[0], margin=2, first=1)
+
+
+def _fusible_sums(y: Tensor) -> Tensor:
+    """:func:`low_pass` in the words that a compiler makes one loop of."""
+    y = F.pad(y, (1, 1, 1, 1))
+    for dim in (2, 3):
+        for _ in range(3):
+            count = y.shape[dim] - 1
+            y = y.narrow(dim, 0, count) + y.narrow(dim, 1, count)
+    return y / 16
+
+
+def binomial(y: Tensor, margin: int, first: int) -> Tensor:
+    """The binomial filter times 4 over features [B, C, H, W] in a frame of zeros.
+
+    All is done on the features as one row of numbers, a pixel's channels side by side, in which a
+    neighbour is so many places away: sums of two pieces of memory without gaps, which go as fast as
+    memory does. ``margin`` zeros end every line and image, and so precede the next; ``first`` is
+    the first pixel of the result that looks no further back than that.
+    """
+    batch, channels, height, width = y.shape
+    padded = y.new_zeros(batch, height + margin, width + margin, channels)
+    # The sums come to 64, and 4 are wanted. In low precision this division is exact.
+    torch.mul(y.permute(0, 2, 3, 1), 1 / 16, out=padded[:, :height, :width])
+    row = padded.flatten()
+    for step in (channels, (width + margin) * channels):
+        for _ in range(3):
+            total = torch.empty_like(row)
+            torch.add(row[step:], row[:-step], out=total[step:])
+            total[:step] = row[:step]
+            row = total
+    return row.view(padded.shape)[:, first:, first:].permute(0, 3, 1, 2)
 
 
 def demodulation(weight: Tensor, style: Tensor) -> Tensor:
