@@ -247,13 +247,21 @@ def _measure(work: _Work, editor: Editor, name: str) -> _Result:
     strengths = editor.intensities
     if len(strengths) > 1:
         result.curve = [_point(work, editor, name, x, tune) for x in strengths]
-        # Of equals the gentlest.
-        best = max(result.curve, key=lambda p: (p["margin"], -abs(p["intensity"] or 0.0)))
-        result.intensity = float(best["intensity"] or 0.0)
+        result.intensity = _best(result.curve)
     else:
         result.intensity = strengths[0]
     _measure_at(work, _edit(editor, name, result.intensity), name, rest, result)
     return result
+
+
+def _best(curve: Sequence[Mapping[str, float | None]]) -> float:
+    """The intensity of the greatest margin; of several, the middle one by size.
+
+    On few pairs many are equal, and the gentlest and the strongest of them are next to worse ones.
+    """
+    most = max(point["margin"] or 0.0 for point in curve)
+    equal = [p["intensity"] or 0.0 for p in curve if (p["margin"] or 0.0) > most - 1e-9]
+    return sorted(equal, key=abs)[(len(equal) - 1) // 2]
 
 
 def _edit(editor: Editor, name: str, intensity: float) -> Edit:
