@@ -303,8 +303,7 @@ def main() -> None:
     world = chosen.world
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     network = new_network(world, config_of(world), chosen.seed)
-    learned = chosen.more["mapping"] or chosen.work / mapping.file_of(world).name
-    figures = mapping.load(network.backbone.mapping, learned)
+    figures = mapping.load(network.backbone.mapping, mapping.chosen_file(chosen))
     if chosen.more["start"]:
         begin_with(network, chosen.more["start"])
     trained, took = train(chosen, network.to(chosen.device), training_set(chosen))

@@ -173,7 +173,7 @@ def save(
 
 
 def _more(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--mapping", type=Path, help="default: work/WORLD/mapping.safetensors")
+    parser.add_argument("--mapping", type=Path, help="default: the work folder's")
     parser.add_argument("--measure", type=int, default=512, help="pictures to measure")
 
 
@@ -186,7 +186,7 @@ def main() -> None:
     )
     world = chosen.world
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
-    blocks, figures = read_blocks(world, chosen.more["mapping"] or mapping.file_of(world))
+    blocks, figures = read_blocks(world, mapping.chosen_file(chosen))
     network = new_network(world, blocks, chosen.seed).to(chosen.device)
     trained, took = train(chosen, network, training_set(chosen))
     set_mean(trained, world.dim)

@@ -16,6 +16,7 @@ from sat3d_plugins.generators.stylegan2.networks import MappingNetwork
 from torch import Tensor
 
 from recipes import codes, worlds
+from recipes.fitting import Options
 from recipes.planting import apply_masks, mapping_masks
 from recipes.worlds import World
 from sat3d.weights import load_into, load_weights, save_weights
@@ -26,6 +27,12 @@ LAYERS, EMBEDDED = 4, 4
 def file_of(world: World) -> Path:
     """Where the recipe leaves its result."""
     return Path("work") / world.name / "mapping.safetensors"
+
+
+def chosen_file(chosen: Options) -> Path:
+    """The file of ``--mapping``, by default the one in the work folder."""
+    given: Path | None = chosen.more["mapping"]
+    return given or chosen.work / file_of(chosen.world).name
 
 
 def kwargs(world: World) -> dict[str, int]:
