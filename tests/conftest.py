@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
+import torch
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is first imported
 
 
 @pytest.fixture(autouse=True)
@@ -33,14 +36,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("parity") and not os.environ.get("SAT3D_PARITY"):
             item.add_marker(pytest.mark.skip(reason="SAT3D_PARITY names no folder"))
-        if item.get_closest_marker("gpu") and not _has_gpu():
+        if item.get_closest_marker("gpu") and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="no CUDA device"))
-
-
-def _has_gpu() -> bool:
-    import torch
-
-    return torch.cuda.is_available()
 
 
 @pytest.fixture(scope="session")

@@ -191,8 +191,10 @@ def test_what_surrounds_the_networks_reads_nothing_on_a_gpu(
 
 def reads(work: Callable[[], object]) -> set[str]:
     """Which reads a profile sees. Some gradients take another way when a mode watches them."""
-    with profile(activities=[ProfilerActivity.CPU]) as seen:
-        work()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # some profilers tell how they are to be used
+        with profile(activities=[ProfilerActivity.CPU]) as seen:
+            work()
     names = {x.key.removeprefix("aten::") for x in seen.key_averages()}
     return names & set(Watch.READS)
 

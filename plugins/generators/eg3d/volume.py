@@ -2,10 +2,10 @@
 
 Everything is a function of its arguments. Shapes: M rays, S samples on a ray, C plane channels.
 
-Two things make it fast. A sample's colour counts with half the weights of the two intervals it
+Three things make it fast. A sample's colour counts with half the weights of the two intervals it
 bounds, so colours are never sorted, only these shares are put back in the order of the samples.
-And a CPU finds features by rows of a table and, without gradients, draws in pieces that fit its
-caches.
+A CPU finds features by rows of a table and, without gradients, draws in pieces that fit its
+caches. And a GPU in low precision looks features up by kernels of our own.
 """
 
 import functools
@@ -18,8 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from sat3d.precision import exact
+from sat3d.precision import exact, low_dtype
 
+from ..stylegan2.fused import fusible
 from ..stylegan2.layers import FullyConnected
 from .rays import box_limits
 
@@ -98,6 +99,10 @@ def mean_features(planes: Tensor, points: Tensor, box_warp: float) -> Tensor:
         rows, shares, table = _rows(planes, points / box_warp)
         terms = [table[i] * s[..., None] for i, s in zip(rows, shares, strict=True)]
         return functools.reduce(torch.add, terms)
+    if low_dtype(planes) is not None and not points.requires_grad and fusible(planes):
+        from .kernels import LookUp  # Triton is not everywhere
+
+        return LookUp.apply(planes, points, box_warp)
     grid = project(points * (2 / box_warp)).flatten(0, 1)[:, None]
     flat = planes.flatten(0, 1)
     out = F.grid_sample(flat, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
@@ -370,8 +375,11 @@ def composite(densities: Tensor, depths: Tensor) -> tuple[Tensor, Tensor, Tensor
     """
     weights = ray_weights(densities, depths)
     shares = (F.pad(weights, (0, 0, 1, 0)) + F.pad(weights, (0, 0, 0, 1))) / 2
-    depth = (shares * depths).sum(dim=2) / weights.sum(dim=2)
-    return weights, shares, depth.nan_to_num(float("inf"))
+    total = weights.sum(dim=2)
+    # Divided by next to nothing, even a gradient of 0 would be no number.
+    seen = total > 100 * torch.finfo(total.dtype).tiny
+    depth = (shares * depths).sum(dim=2) / torch.where(seen, total, 1.0)
+    return weights, shares, torch.where(seen, depth, float("inf"))
 
 
 def _scaled(color: Tensor, weights: Tensor, white_back: bool) -> Tensor:

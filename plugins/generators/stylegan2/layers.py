@@ -16,6 +16,8 @@ from torch.autograd.function import once_differentiable
 
 from sat3d.precision import exact, low_dtype, lower
 
+from .fused import fused
+
 Activation = Literal["linear", "lrelu"]
 NoiseMode = Literal["const", "none", "random"]
 SLOPE = 0.2
@@ -112,7 +114,7 @@ def modulated_conv(
     x [B, I, H, W], weight [O, I, k, k], style [B, I]; with a low-pass ``kernel`` the output is
     up-sampled to [B, O, 2H, 2W], else [B, O, H, W].
     """
-    x = x * style.to(x.dtype)[:, :, None, None]
+    x = scale_channels(x, style)
     if kernel is None:
         y = F.conv2d(x, weight, padding=weight.shape[-1] // 2)
     else:
@@ -121,68 +123,35 @@ def modulated_conv(
     return y * demodulation(weight, style).to(y.dtype) if demodulate else y
 
 
+def scale_channels(x: Tensor, style: Tensor) -> Tensor:
+    """Features [B, C, H, W] times [B, C]."""
+    if (kernels := fused(x)) is not None:
+        return kernels.Scale.apply(x, style.float())
+    return x * style.to(x.dtype)[:, :, None, None]
+
+
 def low_pass(y: Tensor, kernel: Tensor) -> Tensor:
     """The binomial ``kernel`` times 4 over features [B, C, 2H+1, 2W+1]: [B, C, 2H, 2W].
 
-    For bfloat16 on GPUs libraries have no good convolution of each channel alone, so there it is
-    what the filter is made of: in each direction three sums of neighbours.
+    For bfloat16 on GPUs libraries have no good convolution of each channel alone.
     """
-    if y.device.type != "cpu" and torch.compiler.is_compiling():
-        return _fusible_sums(y)
-    if y.dtype == torch.bfloat16 and y.device.type != "cpu":
-        result: Tensor = NeighbourSums.apply(y)
-        return result
+    if (kernels := fused(y)) is not None:
+        return kernels.LowPass.apply(y)
+    if y.device.type != "cpu" and (y.dtype == torch.bfloat16 or torch.compiler.is_compiling()):
+        return sums_of_neighbours(y)
     channels = y.shape[1]
     smooth = (kernel * 4).to(y.dtype).expand(channels, 1, -1, -1)
     return F.conv2d(y, smooth, padding=1, groups=channels)
 
 
-class NeighbourSums(torch.autograd.Function):
-    """:func:`low_pass` as sums of neighbours. Keeps nothing for its gradient, which is the same
-    sums from the other side."""
-
-    @staticmethod
-    def forward(ctx: Any, y: Tensor) -> Tensor:
-        """[B, C, 2H+1, 2W+1] to [B, C, 2H, 2W]."""
-        return binomial(y, margin=1, first=2)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grads: Any) -> Any:
-        """[B, C, 2H, 2W] to [B, C, 2H+1, 2W+1]."""
-        return binomial(grads[0], margin=2, first=1)
-
-
-def _fusible_sums(y: Tensor) -> Tensor:
-    """:func:`low_pass` in the words that a compiler makes one loop of."""
+def sums_of_neighbours(y: Tensor) -> Tensor:
+    """:func:`low_pass` as what the filter is made of, which a compiler makes one loop of."""
     y = F.pad(y, (1, 1, 1, 1))
     for dim in (2, 3):
         for _ in range(3):
             count = y.shape[dim] - 1
             y = y.narrow(dim, 0, count) + y.narrow(dim, 1, count)
     return y / 16
-
-
-def binomial(y: Tensor, margin: int, first: int) -> Tensor:
-    """The binomial filter times 4 over features [B, C, H, W] in a frame of zeros.
-
-    All is done on the features as one row of numbers, a pixel's channels side by side, in which a
-    neighbour is so many places away: sums of two pieces of memory without gaps, which go as fast as
-    memory does. ``margin`` zeros end every line and image, and so precede the next; ``first`` is
-    the first pixel of the result that looks no further back than that.
-    """
-    batch, channels, height, width = y.shape
-    padded = y.new_zeros(batch, height + margin, width + margin, channels)
-    # The sums come to 64, and 4 are wanted. In low precision this division is exact.
-    torch.mul(y.permute(0, 2, 3, 1), 1 / 16, out=padded[:, :height, :width])
-    row = padded.flatten()
-    for step in (channels, (width + margin) * channels):
-        for _ in range(3):
-            total = torch.empty_like(row)
-            torch.add(row[step:], row[:-step], out=total[step:])
-            total[:step] = row[:step]
-            row = total
-    return row.view(padded.shape)[:, first:, first:].permute(0, 3, 1, 2)
 
 
 def demodulation(weight: Tensor, style: Tensor) -> Tensor:
@@ -256,10 +225,15 @@ class SynthesisLayer(nn.Module):
         # over the features instead of three.
         gain = _GAIN["lrelu"]
         scale, bias = demodulation(self.weight, style) * gain, self.bias * gain
-        y = torch.addcmul(bias.to(y.dtype)[:, None, None], y, scale.to(y.dtype))
         noise = self.noise(y, noise_mode, source)
         if noise is not None:
-            y = y + (noise * (self.noise_strength * gain)).to(y.dtype)
+            noise = noise * (self.noise_strength * gain)
+        trained = bias.requires_grad or (noise is not None and noise.requires_grad)
+        if not trained and noise_mode != "random" and (kernels := fused(y)) is not None:
+            return kernels.Activate.apply(y, scale[..., 0, 0], bias, noise, SLOPE, self.clamp)
+        y = torch.addcmul(bias.to(y.dtype)[:, None, None], y, scale.to(y.dtype))
+        if noise is not None:
+            y = y + noise.to(y.dtype)
         y = F.leaky_relu(y, SLOPE, inplace=True)
         return y.clamp(-self.clamp, self.clamp) if self.clamp is not None else y
 
@@ -304,6 +278,16 @@ class ToRGB(nn.Module):
         y = modulated_conv(lower(x), self.weight, style, demodulate=False).to(style.dtype)
         return bias_act(y, self.bias, "linear", clamp=self.clamp)
 
+    def onto(self, image: Tensor, x: Tensor, style: Tensor) -> Tensor:
+        """The image of the block before [B, O, H, W], up-sampled, plus what ``forward`` gives."""
+        short = lower(x)
+        plain = self.clamp is not None or self.bias.requires_grad
+        kernels = None if plain else fused(short)
+        if kernels is None:
+            return upsample(image, self(x, style))
+        y = modulated_conv(short, self.weight, style * self.gain, demodulate=False)
+        return kernels.Enlarge.apply(image, y, self.bias)
+
 
 class SynthesisBlock(nn.Module):
     """One resolution of the 'skip' architecture: up to two convolutions and a toRGB."""
@@ -346,7 +330,8 @@ class SynthesisBlock(nn.Module):
             assert x is not None, "only the first block starts from its constant"
             x = self.conv0(x, styles[f"{prefix}.conv0"], noise_mode, source)
         x = self.conv1(x, styles[f"{prefix}.conv1"], noise_mode, source)
-        rgb = self.torgb(x, styles[f"{prefix}.torgb"])
-        if image is not None:
-            rgb = upsample(image, rgb) if self.up else image + rgb
-        return x, rgb
+        style = styles[f"{prefix}.torgb"]
+        if image is not None and self.up:
+            return x, self.torgb.onto(image, x, style)
+        rgb = self.torgb(x, style)
+        return x, rgb if image is None else image + rgb

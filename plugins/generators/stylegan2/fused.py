@@ -1,0 +1,43 @@
+"""Where Triton kernels stand in for the library's passes over features."""
+
+import functools
+import importlib
+import logging
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+_log = logging.getLogger(__name__)
+
+
+def fused(x: Tensor) -> ModuleType | None:
+    """The module ``kernels`` for bfloat16 features on a CUDA device, None for all others.
+
+    Under ``torch.compile`` None, too: it fuses plain words with all that is around them.
+    """
+    if x.dtype != torch.bfloat16 or not fusible(x) or torch.compiler.is_compiling():
+        return None
+    return importlib.import_module(".kernels", __package__)
+
+
+def fusible(x: Tensor) -> bool:
+    """Whether kernels can be run on ``x``: on a CUDA device, with values, where Triton works."""
+    return x.is_cuda and type(x) is Tensor and works(x.device)
+
+
+@functools.cache
+def works(device: torch.device) -> bool:
+    """Whether Triton kernels can be compiled for a CUDA device here, tried once; if not, a warning
+    says why."""
+    try:
+        from .kernels import Scale
+
+        x = torch.ones(1, 1, 1, 1, dtype=torch.bfloat16, device=device)
+        Scale.apply(x, torch.ones(1, 1, device=device))
+    except Exception as error:
+        # Not installed, no C compiler, a device too old: whatever it is, the plain way remains.
+        line = " ".join(str(error).split())[:200] or type(error).__name__
+        _log.warning("Triton kernels cannot be used (%s); slower without.", line)
+        return False
+    return True

@@ -1,0 +1,366 @@
+"""The layers' passes over features as Triton kernels, for bfloat16 on CUDA devices.
+
+Between two convolutions a layer scales, filters, adds and cuts off. By the library each of these is
+a pass over memory of its own, and a scale for each image and channel takes a slow one. Here each
+pass reads once and writes once, computes in float32, and its gradient computes anew what it needs
+instead of keeping it. ``layers.py`` has the same in plain words, and is used everywhere else.
+
+Triton comes with PyTorch on Linux. Features are [B, C, H, W] with a pixel's channels side by side
+in memory; P below is their H*W pixels.
+"""
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+TILE = 4096
+"""Features that a program holds at once."""
+PIXELS = 512
+"""Pixels of an image that a program goes through to sum over them."""
+LINES, COLUMNS = 32, 16
+"""Part of an image that a program filters."""
+
+
+@triton.jit
+def _scale(x, scale, out, pixels, channels, WIDE: tl.constexpr, HIGH: tl.constexpr):
+    """out[b, p, c] = x[b, p, c] * scale[b, c]."""
+    image = tl.program_id(2)
+    p = tl.program_id(0) * HIGH + tl.arange(0, HIGH)
+    c = tl.program_id(1) * WIDE + tl.arange(0, WIDE)
+    factor = tl.load(scale + image * channels + c, mask=c < channels, other=0.0)
+    at = (image.to(tl.int64) * pixels + p[:, None]) * channels + c[None, :]
+    inside = (p < pixels)[:, None] & (c < channels)[None, :]
+    tl.store(out + at, tl.load(x + at, mask=inside, other=0.0).to(tl.float32) * factor, mask=inside)
+
+
+@triton.jit
+def _scale_gradient(
+    grad, x, scale, grad_x, sums, pixels, channels, parts,
+    WIDE: tl.constexpr, HIGH: tl.constexpr, LONG: tl.constexpr,
+):  # fmt: skip
+    """grad_x = grad * scale, and sums[b, part, c] of grad * x over the part's pixels."""
+    image, part = tl.program_id(2), tl.program_id(0)
+    c = tl.program_id(1) * WIDE + tl.arange(0, WIDE)
+    factor = tl.load(scale + image * channels + c, mask=c < channels, other=0.0)
+    total = tl.zeros((WIDE,), dtype=tl.float32)
+    for start in range(0, LONG, HIGH):
+        p = part * LONG + start + tl.arange(0, HIGH)
+        at = (image.to(tl.int64) * pixels + p[:, None]) * channels + c[None, :]
+        inside = (p < pixels)[:, None] & (c < channels)[None, :]
+        g = tl.load(grad + at, mask=inside, other=0.0).to(tl.float32)
+        total += tl.sum(g * tl.load(x + at, mask=inside, other=0.0).to(tl.float32), axis=0)
+        tl.store(grad_x + at, g * factor, mask=inside)
+    tl.store(sums + (image * parts + part) * channels + c, total, mask=c < channels)
+
+
+@triton.jit
+def _activate(
+    x, scale, bias, noise, out, pixels, channels, slope, limit,
+    NOISY: tl.constexpr, WIDE: tl.constexpr, HIGH: tl.constexpr,
+):  # fmt: skip
+    """out = clamp(leaky_relu(x * scale[b, c] + bias[c] + noise[p]), -limit, limit)."""
+    image = tl.program_id(2)
+    p = tl.program_id(0) * HIGH + tl.arange(0, HIGH)
+    c = tl.program_id(1) * WIDE + tl.arange(0, WIDE)
+    factor = tl.load(scale + image * channels + c, mask=c < channels, other=0.0)
+    offset = tl.load(bias + c, mask=c < channels, other=0.0)[None, :]
+    if NOISY:
+        offset = offset + tl.load(noise + p, mask=p < pixels, other=0.0)[:, None]
+    at = (image.to(tl.int64) * pixels + p[:, None]) * channels + c[None, :]
+    inside = (p < pixels)[:, None] & (c < channels)[None, :]
+    y = tl.load(x + at, mask=inside, other=0.0).to(tl.float32) * factor + offset
+    y = tl.where(y < 0, y * slope, y)
+    tl.store(out + at, tl.minimum(tl.maximum(y, -limit), limit), mask=inside)
+
+
+@triton.jit
+def _activate_gradient(
+    grad, x, scale, bias, noise, grad_x, sums, pixels, channels, parts, slope, limit,
+    NOISY: tl.constexpr, WIDE: tl.constexpr, HIGH: tl.constexpr, LONG: tl.constexpr,
+):  # fmt: skip
+    """As :func:`_scale_gradient`, of what :func:`_activate` computes."""
+    image, part = tl.program_id(2), tl.program_id(0)
+    c = tl.program_id(1) * WIDE + tl.arange(0, WIDE)
+    factor = tl.load(scale + image * channels + c, mask=c < channels, other=0.0)
+    shift = tl.load(bias + c, mask=c < channels, other=0.0)[None, :]
+    total = tl.zeros((WIDE,), dtype=tl.float32)
+    for start in range(0, LONG, HIGH):
+        p = part * LONG + start + tl.arange(0, HIGH)
+        offset = shift
+        if NOISY:
+            offset = shift + tl.load(noise + p, mask=p < pixels, other=0.0)[:, None]
+        at = (image.to(tl.int64) * pixels + p[:, None]) * channels + c[None, :]
+        inside = (p < pixels)[:, None] & (c < channels)[None, :]
+        features = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
+        y = features * factor + offset
+        g = tl.load(grad + at, mask=inside, other=0.0).to(tl.float32)
+        g = tl.where(y < 0, g * slope, g)
+        g = tl.where(tl.abs(tl.where(y < 0, y * slope, y)) > limit, 0.0, g)
+        total += tl.sum(g * features, axis=0)
+        tl.store(grad_x + at, g * factor, mask=inside)
+    tl.store(sums + (image * parts + part) * channels + c, total, mask=c < channels)
+
+
+@triton.jit
+def _tap(y, line, at, channel, height, width, channels):
+    """The features of some pixels of a line, 0 outside the image: [columns, channels]."""
+    row = tl.zeros_like(at) + line
+    there = (at >= 0) & (at < width) & (row >= 0) & (row < height)
+    there = there[:, None] & (channel < channels)[None, :]
+    place = (row * width + at)[:, None] * channels + channel[None, :]
+    return tl.load(y + place, mask=there, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def _line(y, line, at, channel, height, width, channels):
+    """Pixels ``at`` and the three after them, weighted by (1, 3, 3, 1) / 4: [columns, channels]."""
+    outer = _tap(y, line, at, channel, height, width, channels)
+    outer += _tap(y, line, at + 3, channel, height, width, channels)
+    inner = _tap(y, line, at + 1, channel, height, width, channels)
+    inner += _tap(y, line, at + 2, channel, height, width, channels)
+    return outer * 0.25 + inner * 0.75
+
+
+@triton.jit
+def _low_pass(
+    y, out, height, width, high, wide, channels, shift,
+    LINES: tl.constexpr, COLUMNS: tl.constexpr, WIDE: tl.constexpr,
+):  # fmt: skip
+    """The binomial filter times 4 of images [height, width] in a frame of zeros, as [high, wide].
+
+    out[i, j] is of y[i + shift ... i + shift + 3, j + shift ...]. A program goes down some lines
+    and keeps the three before, so that each is read once.
+    """
+    blocks = tl.cdiv(wide, COLUMNS)
+    image = tl.program_id(2).to(tl.int64)
+    first = (tl.program_id(0) // blocks) * LINES
+    columns = (tl.program_id(0) % blocks) * COLUMNS + tl.arange(0, COLUMNS)
+    channel = tl.program_id(1) * WIDE + tl.arange(0, WIDE)
+    y += image * height * width * channels
+    out += image * high * wide * channels
+    top, at = first + shift, columns + shift
+    a = _line(y, top, at, channel, height, width, channels)
+    b = _line(y, top + 1, at, channel, height, width, channels)
+    c = _line(y, top + 2, at, channel, height, width, channels)
+    for k in range(LINES):
+        row = tl.zeros_like(columns) + first + k
+        d = _line(y, top + 3 + k, at, channel, height, width, channels)
+        there = (channel < channels)[None, :] & ((columns < wide) & (row < high))[:, None]
+        place = (row * wide + columns)[:, None] * channels + channel[None, :]
+        tl.store(out + place, (a + d) * 0.25 + (b + c) * 0.75, mask=there)
+        a, b, c = b, c, d
+
+
+@triton.jit
+def _enlarge(
+    image, added, bias, out, height, width, channels, WIDE: tl.constexpr, HIGH: tl.constexpr
+):  # fmt: skip
+    """out = added + bias + the image [height, width], in a frame of zeros, twice as large."""
+    number = tl.program_id(2).to(tl.int64)
+    p = tl.program_id(0) * HIGH + tl.arange(0, HIGH)
+    c = tl.program_id(1) * WIDE + tl.arange(0, WIDE)
+    row, column, known = p // (2 * width), p % (2 * width), (c < channels)[None, :]
+    inside = (row < 2 * height)[:, None] & known
+    at = (number * 4 * height * width + p[:, None]) * channels + c[None, :]
+    total = tl.load(added + at, mask=inside, other=0.0).to(tl.float32)
+    total += tl.load(bias + c, mask=c < channels, other=0.0)[None, :]
+    image += number * height * width * channels
+    # A pixel is three quarters of the one it lies in, and one of that which it is next to.
+    for far in tl.static_range(4):
+        i, j = row // 2, column // 2
+        if far // 2 == 1:
+            i += row % 2 * 2 - 1
+        if far % 2 == 1:
+            j += column % 2 * 2 - 1
+        there = (i >= 0) & (i < height) & (j >= 0) & (j < width)
+        pixel = (i * width + j)[:, None] * channels + c[None, :]
+        value = tl.load(image + pixel, mask=there[:, None] & known, other=0.0)
+        total += value * (0.5625 if far == 0 else (0.0625 if far == 3 else 0.1875))
+    tl.store(out + at, total, mask=inside)
+
+
+@triton.jit
+def _enlarge_gradient(
+    grad, out, height, width, channels, WIDE: tl.constexpr, HIGH: tl.constexpr
+):  # fmt: skip
+    """What gradients of the large image are for the small one, [height, width]."""
+    number = tl.program_id(2).to(tl.int64)
+    p = tl.program_id(0) * HIGH + tl.arange(0, HIGH)
+    c = tl.program_id(1) * WIDE + tl.arange(0, WIDE)
+    row, column, known = p // width, p % width, (c < channels)[None, :]
+    grad += number * 4 * height * width * channels
+    total = tl.zeros((HIGH, WIDE), dtype=tl.float32)
+    for tap in tl.static_range(16):
+        i, j = 2 * row - 1 + tap // 4, 2 * column - 1 + tap % 4
+        there = (i >= 0) & (i < 2 * height) & (j >= 0) & (j < 2 * width)
+        pixel = (i * 2 * width + j)[:, None] * channels + c[None, :]
+        value = tl.load(grad + pixel, mask=there[:, None] & known, other=0.0)
+        inner = (1 if tap // 4 == 1 or tap // 4 == 2 else 0) + (
+            1 if tap % 4 == 1 or tap % 4 == 2 else 0
+        )
+        total += value * (0.5625 if inner == 2 else (0.0625 if inner == 0 else 0.1875))
+    at = (number * height * width + p[:, None]) * channels + c[None, :]
+    tl.store(out + at, total, mask=(row < height)[:, None] & known)
+
+
+def _tile(channels: int) -> tuple[int, int]:
+    """Channels and pixels of a tile."""
+    wide = min(128, triton.next_power_of_2(channels))
+    return wide, TILE // wide
+
+
+def _numbers(x: Tensor) -> tuple[int, int, int]:
+    """Images, pixels and channels of features."""
+    batch, channels, height, width = x.shape
+    return batch, height * width, channels
+
+
+def _like(x: Tensor) -> Tensor:
+    return torch.empty_like(x, memory_format=torch.channels_last)
+
+
+def _ordered(x: Tensor) -> Tensor:
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+class Scale(torch.autograd.Function):
+    """Features times a factor for each image and channel."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor) -> Tensor:
+        """x [B, C, H, W] and scale [B, C] float32 to [B, C, H, W]."""
+        x, scale = _ordered(x), scale.contiguous()
+        ctx.save_for_backward(x, scale)
+        batch, pixels, channels = _numbers(x)
+        wide, high = _tile(channels)
+        out = _like(x)
+        grid = triton.cdiv(pixels, high), triton.cdiv(channels, wide), batch
+        _scale[grid](x, scale, out, pixels, channels, wide, high)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Any) -> Any:
+        """Gradients of features and factors."""
+        x, scale = ctx.saved_tensors
+        batch, pixels, channels = _numbers(x)
+        wide, high = _tile(channels)
+        grad, parts = _like(x), triton.cdiv(pixels, PIXELS)
+        sums = torch.empty(batch, parts, channels, device=x.device)
+        grid = parts, triton.cdiv(channels, wide), batch
+        _scale_gradient[grid](
+            _ordered(grads[0]), x, scale, grad, sums, pixels, channels, parts,
+            wide, high, PIXELS,
+        )  # fmt: skip
+        return grad, sums.sum(dim=1)
+
+
+class Activate(torch.autograd.Function):
+    """Scale, bias, noise, leaky ReLU and clamp in one pass."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        scale: Tensor,
+        bias: Tensor,
+        noise: Tensor | None,
+        slope: float,
+        limit: float | None,
+    ) -> Tensor:
+        """x [B, C, H, W] with scale [B, C], bias [C] and noise [H, W], all float32, to the same
+        shape as x. Only x and scale get gradients."""
+        x, scale, bias = _ordered(x), scale.contiguous(), bias.contiguous()
+        noise = noise if noise is None else noise.contiguous()
+        ctx.save_for_backward(x, scale, bias, noise)
+        ctx.numbers = slope, float("inf") if limit is None else limit
+        batch, pixels, channels = _numbers(x)
+        wide, high = _tile(channels)
+        out = _like(x)
+        grid = triton.cdiv(pixels, high), triton.cdiv(channels, wide), batch
+        _activate[grid](
+            x, scale, bias, bias if noise is None else noise, out, pixels, channels,
+            *ctx.numbers, noise is not None, wide, high,
+        )  # fmt: skip
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Any) -> Any:
+        """Gradients of features and factors."""
+        x, scale, bias, noise = ctx.saved_tensors
+        batch, pixels, channels = _numbers(x)
+        wide, high = _tile(channels)
+        grad, parts = _like(x), triton.cdiv(pixels, PIXELS)
+        sums = torch.empty(batch, parts, channels, device=x.device)
+        grid = parts, triton.cdiv(channels, wide), batch
+        _activate_gradient[grid](
+            _ordered(grads[0]), x, scale, bias, bias if noise is None else noise, grad, sums,
+            pixels, channels, parts, *ctx.numbers, noise is not None, wide, high, PIXELS,
+        )  # fmt: skip
+        return grad, sums.sum(dim=1), None, None, None, None
+
+
+class LowPass(torch.autograd.Function):
+    """The binomial filter times 4, as after an up-sampling convolution."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor) -> Tensor:
+        """[B, C, 2H+1, 2W+1] to [B, C, 2H, 2W]."""
+        return _filtered(y, y.shape[2] - 1, y.shape[3] - 1, -1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Any) -> Any:
+        """[B, C, 2H, 2W] to [B, C, 2H+1, 2W+1]."""
+        return _filtered(grads[0], grads[0].shape[2] + 1, grads[0].shape[3] + 1, -2)
+
+
+def _filtered(y: Tensor, high: int, wide: int, shift: int) -> Tensor:
+    y = _ordered(y)
+    batch, channels, height, width = y.shape
+    out = torch.empty(
+        (batch, channels, high, wide),
+        dtype=y.dtype, device=y.device, memory_format=torch.channels_last,
+    )  # fmt: skip
+    lanes = min(64, triton.next_power_of_2(channels))
+    blocks = triton.cdiv(high, LINES) * triton.cdiv(wide, COLUMNS)
+    grid = blocks, triton.cdiv(channels, lanes), batch
+    _low_pass[grid](y, out, height, width, high, wide, channels, shift, LINES, COLUMNS, lanes)
+    return out
+
+
+class Enlarge(torch.autograd.Function):
+    """The image so far, up-sampled, plus what a layer adds to it."""
+
+    @staticmethod
+    def forward(ctx: Any, image: Tensor, added: Tensor, bias: Tensor) -> Tensor:
+        """image [B, C, H, W] and bias [C], both float32, and added [B, C, 2H, 2W] to float32
+        [B, C, 2H, 2W]. Only image and added get gradients."""
+        image, added = _ordered(image), _ordered(added)
+        ctx.short = added.dtype
+        batch, channels, height, width = image.shape
+        wide, high = _tile(channels)
+        out = torch.empty_like(added, dtype=image.dtype)
+        grid = triton.cdiv(4 * height * width, high), triton.cdiv(channels, wide), batch
+        _enlarge[grid](image, added, bias, out, height, width, channels, wide, high)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Any) -> Any:
+        """Gradients of the image and of what was added."""
+        grad = _ordered(grads[0])
+        batch, channels, height, width = grad.shape
+        small = torch.empty(
+            (batch, channels, height // 2, width // 2),
+            dtype=grad.dtype, device=grad.device, memory_format=torch.channels_last,
+        )  # fmt: skip
+        wide, high = _tile(channels)
+        grid = triton.cdiv(height * width // 4, high), triton.cdiv(channels, wide), batch
+        _enlarge_gradient[grid](grad, small, height // 2, width // 2, channels, wide, high)
+        return small, grad.to(ctx.short), None
