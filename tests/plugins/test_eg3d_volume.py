@@ -182,3 +182,18 @@ def test_running_products_have_the_librarys_values_and_gradients() -> None:
         assert torch.equal(products, factors.cumprod(2))
         assert x.grad is not None
     assert torch.equal(found.grad, wanted.grad)
+
+
+def test_rays_that_meet_nothing_have_no_depth_and_still_gradients():
+    """Compilers hand a gradient of zeros to results that nobody uses."""
+    densities = torch.full((1, 2, 4, 1), -500.0)
+    densities[0, 1] = 3.0
+    densities.requires_grad_()
+    depths = torch.linspace(1, 2, 4)[None, None, :, None].expand(1, 2, 4, 1)
+    weights, _, depth = volume.composite(densities, depths)
+    assert weights[0, 0].sum() == 0
+    assert depth[0, 0].isinf().all()
+    assert 1 < depth[0, 1].item() < 2
+    grad = torch.autograd.grad([weights, depth], densities, [torch.ones_like(weights),
+                                                             torch.zeros_like(depth)])[0]  # fmt: skip
+    assert grad.isfinite().all()
