@@ -292,7 +292,8 @@ def _surface(c: Car, paint: Paint, p: Vec) -> r.Surface:
         (tint(p[0], (0.98, 0.93, 0.70)), full(_LAMP)),
     )
     surface = by_part(part, looks, (0.0, 0.05, 0.06, 0.3))
-    return surface._replace(gloss=torch.where(part == 0, gloss, surface.gloss))
+    gloss = torch.where(part == 0, gloss, surface.gloss)
+    return r.Surface(surface.albedo, surface.label, gloss)
 
 
 @cache

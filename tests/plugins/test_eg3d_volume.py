@@ -194,6 +194,6 @@ def test_rays_that_meet_nothing_have_no_depth_and_still_gradients():
     assert weights[0, 0].sum() == 0
     assert depth[0, 0].isinf().all()
     assert 1 < depth[0, 1].item() < 2
-    grad = torch.autograd.grad([weights, depth], densities, [torch.ones_like(weights),
-                                                             torch.zeros_like(depth)])[0]  # fmt: skip
+    slopes = torch.ones_like(weights), torch.zeros_like(depth)
+    grad = torch.autograd.grad((weights, depth), densities, slopes)[0]
     assert grad.isfinite().all()
