@@ -13,6 +13,8 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ..stylegan2.kernels import launch
+
 SAMPLES = 64
 """Samples that a program looks up."""
 
@@ -112,7 +114,9 @@ class LookUp(torch.autograd.Function):
         count = points.shape[1]
         out = torch.empty(batch, count, channels, device=planes.device)
         grid = triton.cdiv(count, SAMPLES), batch
-        _look_up[grid](table, points, out, count, height, width, box_warp, channels, SAMPLES)
+        launch(
+            _look_up, grid, table, points, out, count, height, width, box_warp, channels, SAMPLES
+        )
         return out
 
     @staticmethod
@@ -124,8 +128,17 @@ class LookUp(torch.autograd.Function):
         table = torch.zeros(batch, height, width, count, channels, device=points.device)
         samples = points.shape[1]
         grid = triton.cdiv(samples, SAMPLES), batch
-        _give_back[grid](
-            table, points, grads[0].contiguous(), samples, height, width, ctx.box_warp, channels,
+        launch(
+            _give_back,
+            grid,
+            table,
+            points,
+            grads[0].contiguous(),
+            samples,
+            height,
+            width,
+            ctx.box_warp,
+            channels,
             SAMPLES,
-        )  # fmt: skip
+        )
         return table.permute(0, 3, 4, 1, 2), None, None

@@ -207,6 +207,12 @@ def _enlarge_gradient(
     tl.store(out + at, total, mask=(row < height)[:, None] & known)
 
 
+def launch(kernel: Any, grid: tuple[int, ...], first: Tensor, *rest: Any) -> None:
+    """Run a kernel on the device of its first argument, whichever is the current one."""
+    with torch.cuda.device_of(first):
+        kernel[grid](first, *rest)
+
+
 def _tile(channels: int) -> tuple[int, int]:
     """Channels and pixels of a tile."""
     wide = min(128, triton.next_power_of_2(channels))
@@ -239,7 +245,7 @@ class Scale(torch.autograd.Function):
         wide, high = _tile(channels)
         out = _like(x)
         grid = triton.cdiv(pixels, high), triton.cdiv(channels, wide), batch
-        _scale[grid](x, scale, out, pixels, channels, wide, high)
+        launch(_scale, grid, x, scale, out, pixels, channels, wide, high)
         return out
 
     @staticmethod
@@ -252,10 +258,21 @@ class Scale(torch.autograd.Function):
         grad, parts = _like(x), triton.cdiv(pixels, PIXELS)
         sums = torch.empty(batch, parts, channels, device=x.device)
         grid = parts, triton.cdiv(channels, wide), batch
-        _scale_gradient[grid](
-            _ordered(grads[0]), x, scale, grad, sums, pixels, channels, parts,
-            wide, high, PIXELS,
-        )  # fmt: skip
+        launch(
+            _scale_gradient,
+            grid,
+            _ordered(grads[0]),
+            x,
+            scale,
+            grad,
+            sums,
+            pixels,
+            channels,
+            parts,
+            wide,
+            high,
+            PIXELS,
+        )
         return grad, sums.sum(dim=1)
 
 
@@ -282,10 +299,21 @@ class Activate(torch.autograd.Function):
         wide, high = _tile(channels)
         out = _like(x)
         grid = triton.cdiv(pixels, high), triton.cdiv(channels, wide), batch
-        _activate[grid](
-            x, scale, bias, bias if noise is None else noise, out, pixels, channels,
-            *ctx.numbers, noise is not None, wide, high,
-        )  # fmt: skip
+        launch(
+            _activate,
+            grid,
+            x,
+            scale,
+            bias,
+            bias if noise is None else noise,
+            out,
+            pixels,
+            channels,
+            *ctx.numbers,
+            noise is not None,
+            wide,
+            high,
+        )
         return out
 
     @staticmethod
@@ -298,10 +326,25 @@ class Activate(torch.autograd.Function):
         grad, parts = _like(x), triton.cdiv(pixels, PIXELS)
         sums = torch.empty(batch, parts, channels, device=x.device)
         grid = parts, triton.cdiv(channels, wide), batch
-        _activate_gradient[grid](
-            _ordered(grads[0]), x, scale, bias, bias if noise is None else noise, grad, sums,
-            pixels, channels, parts, *ctx.numbers, noise is not None, wide, high, PIXELS,
-        )  # fmt: skip
+        launch(
+            _activate_gradient,
+            grid,
+            _ordered(grads[0]),
+            x,
+            scale,
+            bias,
+            bias if noise is None else noise,
+            grad,
+            sums,
+            pixels,
+            channels,
+            parts,
+            *ctx.numbers,
+            noise is not None,
+            wide,
+            high,
+            PIXELS,
+        )
         return grad, sums.sum(dim=1), None, None, None, None
 
 
@@ -330,7 +373,9 @@ def _filtered(y: Tensor, high: int, wide: int, shift: int) -> Tensor:
     lanes = min(64, triton.next_power_of_2(channels))
     blocks = triton.cdiv(high, LINES) * triton.cdiv(wide, COLUMNS)
     grid = blocks, triton.cdiv(channels, lanes), batch
-    _low_pass[grid](y, out, height, width, high, wide, channels, shift, LINES, COLUMNS, lanes)
+    launch(
+        _low_pass, grid, y, out, height, width, high, wide, channels, shift, LINES, COLUMNS, lanes
+    )
     return out
 
 
@@ -347,7 +392,7 @@ class Enlarge(torch.autograd.Function):
         wide, high = _tile(channels)
         out = torch.empty_like(added, dtype=image.dtype)
         grid = triton.cdiv(4 * height * width, high), triton.cdiv(channels, wide), batch
-        _enlarge[grid](image, added, bias, out, height, width, channels, wide, high)
+        launch(_enlarge, grid, image, added, bias, out, height, width, channels, wide, high)
         return out
 
     @staticmethod
@@ -358,9 +403,11 @@ class Enlarge(torch.autograd.Function):
         batch, channels, height, width = grad.shape
         small = torch.empty(
             (batch, channels, height // 2, width // 2),
-            dtype=grad.dtype, device=grad.device, memory_format=torch.channels_last,
-        )  # fmt: skip
+            dtype=grad.dtype,
+            device=grad.device,
+            memory_format=torch.channels_last,
+        )
         wide, high = _tile(channels)
         grid = triton.cdiv(height * width // 4, high), triton.cdiv(channels, wide), batch
-        _enlarge_gradient[grid](grad, small, height // 2, width // 2, channels, wide, high)
+        launch(_enlarge_gradient, grid, grad, small, height // 2, width // 2, channels, wide, high)
         return small, grad.to(ctx.short), None
