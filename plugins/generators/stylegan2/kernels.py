@@ -9,6 +9,8 @@ Triton comes with PyTorch on Linux. Features are [B, C, H, W] with a pixel's cha
 in memory; P below is their H*W pixels.
 """
 
+import math
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -213,16 +215,26 @@ def launch(kernel: Any, grid: tuple[int, ...], first: Tensor, *rest: Any) -> Non
         kernel[grid](first, *rest)
 
 
-def _tile(channels: int) -> tuple[int, int]:
-    """Channels and pixels of a tile."""
-    wide = min(128, triton.next_power_of_2(channels))
-    return wide, TILE // wide
+@dataclass(frozen=True)
+class _Plan:
+    """How programs share features out: by pieces of the pixels, of the channels, and by images."""
 
+    pixels: int
+    channels: int
+    tile: tuple[int, int]
+    """Channels and pixels at once."""
+    batch: int
 
-def _numbers(x: Tensor) -> tuple[int, int, int]:
-    """Images, pixels and channels of features."""
-    batch, channels, height, width = x.shape
-    return batch, height * width, channels
+    @classmethod
+    def of(cls, x: Tensor) -> "_Plan":
+        batch, channels, height, width = x.shape
+        wide = min(128, triton.next_power_of_2(channels))
+        return cls(height * width, channels, (wide, TILE // wide), batch)
+
+    def grid(self, pixels: int) -> tuple[int, int, int]:
+        """Programs that take so many pixels each."""
+        wide = self.tile[0]
+        return triton.cdiv(self.pixels, pixels), triton.cdiv(self.channels, wide), self.batch
 
 
 def _like(x: Tensor) -> Tensor:
@@ -241,11 +253,9 @@ class Scale(torch.autograd.Function):
         """x [B, C, H, W] and scale [B, C] float32 to [B, C, H, W]."""
         x, scale = _ordered(x), scale.contiguous()
         ctx.save_for_backward(x, scale)
-        batch, pixels, channels = _numbers(x)
-        wide, high = _tile(channels)
-        out = _like(x)
-        grid = triton.cdiv(pixels, high), triton.cdiv(channels, wide), batch
-        launch(_scale, grid, x, scale, out, pixels, channels, wide, high)
+        plan, out = _Plan.of(x), _like(x)
+        grid = plan.grid(plan.tile[1])
+        launch(_scale, grid, x, scale, out, plan.pixels, plan.channels, *plan.tile)
         return out
 
     @staticmethod
@@ -253,26 +263,12 @@ class Scale(torch.autograd.Function):
     def backward(ctx: Any, *grads: Any) -> Any:
         """Gradients of features and factors."""
         x, scale = ctx.saved_tensors
-        batch, pixels, channels = _numbers(x)
-        wide, high = _tile(channels)
-        grad, parts = _like(x), triton.cdiv(pixels, PIXELS)
-        sums = torch.empty(batch, parts, channels, device=x.device)
-        grid = parts, triton.cdiv(channels, wide), batch
-        launch(
-            _scale_gradient,
-            grid,
-            _ordered(grads[0]),
-            x,
-            scale,
-            grad,
-            sums,
-            pixels,
-            channels,
-            parts,
-            wide,
-            high,
-            PIXELS,
-        )
+        plan, grad = _Plan.of(x), _like(x)
+        grid = plan.grid(PIXELS)
+        sums = torch.empty(plan.batch, grid[0], plan.channels, device=x.device)
+        tensors = _ordered(grads[0]), x, scale, grad, sums
+        sizes = plan.pixels, plan.channels, grid[0]
+        launch(_scale_gradient, grid, *tensors, *sizes, *plan.tile, PIXELS)
         return grad, sums.sum(dim=1)
 
 
@@ -291,60 +287,29 @@ class Activate(torch.autograd.Function):
     ) -> Tensor:
         """x [B, C, H, W] with scale [B, C], bias [C] and noise [H, W], all float32, to the same
         shape as x. Only x and scale get gradients."""
-        x, scale, bias = _ordered(x), scale.contiguous(), bias.contiguous()
-        noise = noise if noise is None else noise.contiguous()
-        ctx.save_for_backward(x, scale, bias, noise)
-        ctx.numbers = slope, float("inf") if limit is None else limit
-        batch, pixels, channels = _numbers(x)
-        wide, high = _tile(channels)
-        out = _like(x)
-        grid = triton.cdiv(pixels, high), triton.cdiv(channels, wide), batch
-        launch(
-            _activate,
-            grid,
-            x,
-            scale,
-            bias,
-            bias if noise is None else noise,
-            out,
-            pixels,
-            channels,
-            *ctx.numbers,
-            noise is not None,
-            wide,
-            high,
+        ctx.noisy, ctx.numbers = noise is not None, (slope, math.inf if limit is None else limit)
+        # Without noise something has to stand in its place, and is not read.
+        known = (
+            _ordered(x),
+            *(y.contiguous() for y in (scale, bias, bias if noise is None else noise)),
         )
+        ctx.save_for_backward(*known)
+        plan, out = _Plan.of(x), _like(x)
+        grid, sizes = plan.grid(plan.tile[1]), (plan.pixels, plan.channels)
+        launch(_activate, grid, *known, out, *sizes, *ctx.numbers, ctx.noisy, *plan.tile)
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Any) -> Any:
         """Gradients of features and factors."""
-        x, scale, bias, noise = ctx.saved_tensors
-        batch, pixels, channels = _numbers(x)
-        wide, high = _tile(channels)
-        grad, parts = _like(x), triton.cdiv(pixels, PIXELS)
-        sums = torch.empty(batch, parts, channels, device=x.device)
-        grid = parts, triton.cdiv(channels, wide), batch
-        launch(
-            _activate_gradient,
-            grid,
-            _ordered(grads[0]),
-            x,
-            scale,
-            bias,
-            bias if noise is None else noise,
-            grad,
-            sums,
-            pixels,
-            channels,
-            parts,
-            *ctx.numbers,
-            noise is not None,
-            wide,
-            high,
-            PIXELS,
-        )
+        known = ctx.saved_tensors
+        plan, grad = _Plan.of(known[0]), _like(known[0])
+        grid = plan.grid(PIXELS)
+        sums = torch.empty(plan.batch, grid[0], plan.channels, device=grad.device)
+        tensors = _ordered(grads[0]), *known, grad, sums
+        sizes = plan.pixels, plan.channels, grid[0], *ctx.numbers
+        launch(_activate_gradient, grid, *tensors, *sizes, ctx.noisy, *plan.tile, PIXELS)
         return grad, sums.sum(dim=1), None, None, None, None
 
 
@@ -388,11 +353,9 @@ class Enlarge(torch.autograd.Function):
         [B, C, 2H, 2W]. Only image and added get gradients."""
         image, added = _ordered(image), _ordered(added)
         ctx.short = added.dtype
-        batch, channels, height, width = image.shape
-        wide, high = _tile(channels)
-        out = torch.empty_like(added, dtype=image.dtype)
-        grid = triton.cdiv(4 * height * width, high), triton.cdiv(channels, wide), batch
-        launch(_enlarge, grid, image, added, bias, out, height, width, channels, wide, high)
+        out, plan = torch.empty_like(added, dtype=image.dtype), _Plan.of(added)
+        sizes = *image.shape[2:], plan.channels
+        launch(_enlarge, plan.grid(plan.tile[1]), image, added, bias, out, *sizes, *plan.tile)
         return out
 
     @staticmethod
@@ -403,11 +366,9 @@ class Enlarge(torch.autograd.Function):
         batch, channels, height, width = grad.shape
         small = torch.empty(
             (batch, channels, height // 2, width // 2),
-            dtype=grad.dtype,
-            device=grad.device,
-            memory_format=torch.channels_last,
-        )
-        wide, high = _tile(channels)
-        grid = triton.cdiv(height * width // 4, high), triton.cdiv(channels, wide), batch
-        launch(_enlarge_gradient, grid, grad, small, height // 2, width // 2, channels, wide, high)
+            dtype=grad.dtype, device=grad.device, memory_format=torch.channels_last,
+        )  # fmt: skip
+        plan = _Plan.of(small)
+        sizes = *small.shape[2:], channels
+        launch(_enlarge_gradient, plan.grid(plan.tile[1]), grad, small, *sizes, *plan.tile)
         return small, grad.to(ctx.short), None
