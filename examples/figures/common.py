@@ -32,6 +32,8 @@ from sat3d.weights import fingerprint
 HINTS = {"flowers": "pip install ./examples/flowers"}
 SOFT = ("preselection.strength=1.8", "others_start=1")
 """The paper's own head start. The presets' firmer one would hide what a loss is good for."""
+CORNER = 40.0
+"""Degrees from which things are shown that have sides."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,13 @@ class Domain:
         """Attribute -> title, of those that the reader knows."""
         known = measured(self.pack.names, self.reader)
         return {x.name: x.title for x in self.pack.attributes if x.name in known}
+
+    @cached_property
+    def yaw(self) -> float:
+        """Degrees from which it is looked at: from a corner where cameras go all around."""
+        cameras = self.generator.sample_cameras(64, 0)
+        behind = cameras is not None and bool((cameras[:, 11] < 0).any())
+        return CORNER if behind else 0.0
 
     def some(self, wanted: Sequence[str], count: int) -> list[str]:
         """The wanted attributes that there are; without any, the first ``count``."""

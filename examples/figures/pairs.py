@@ -149,10 +149,10 @@ def _sizes(domain: Domain) -> dict[str, list[int]]:
 
 
 @torch.no_grad()
-def _render(domain: Domain, styles: Tensor, yaw: float = 0.0) -> Tensor:
-    """[B, N] to images [B, 3, H, W] in [-1, 1] from ``yaw`` degrees."""
+def _render(domain: Domain, styles: Tensor, yaw: float | None = None) -> Tensor:
+    """[B, N] to images [B, 3, H, W] in [-1, 1] from ``yaw`` degrees, by default the domain's."""
     found = []
-    camera = domain.generator.orbit(math.radians(yaw), 0.0)
+    camera = domain.generator.orbit(math.radians(domain.yaw if yaw is None else yaw), 0.0)
     for part in styles.split(_BATCH):
         own = None if camera is None else camera.expand(len(part), -1)
         found.append(domain.generator.render(part, own).image.clamp(-1.0, 1.0))
