@@ -18,7 +18,7 @@ from sat3d_plugins.generators.eg3d import kernels as lookups
 from sat3d_plugins.generators.stylegan2 import kernels
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-SHAPES = [(2, 5, 7, 6), (1, 130, 3, 3), (2, 64, 25, 33)]
+SHAPES = [(2, 5, 7, 6), (1, 130, 3, 3), (1, 40, 25, 23)]
 """Less than a tile, more channels than a tile, and several parts of an image."""
 BFLOAT16 = 2**-7 if DEVICE.type == "cpu" else 2**-8
 """One rounding of a float32 sum, relative to it. Triton's interpreter cuts off instead."""
@@ -79,10 +79,10 @@ def test_a_layers_activation(shape: tuple[int, ...], noisy: bool, limit: float |
     compare(work, plain, (short(*shape), draw(*shape[:2], seed=1)), (BFLOAT16, BFLOAT16, 1e-4))
 
 
-@pytest.mark.parametrize("size", [(3, 3), (5, 9), (67, 35)])
+@pytest.mark.parametrize("size", [(3, 3), (5, 9), (35, 19)])
 def test_the_low_pass_filter(size: tuple[int, int]) -> None:
     kernel = layers.low_pass_filter().double().to(DEVICE)
-    inputs = [short(2, 70, *size)]
+    inputs = [short(1, 70, *size)]
     compare(
         kernels.LowPass.apply, lambda y: layers.low_pass(y, kernel), inputs, (BFLOAT16, BFLOAT16)
     )
