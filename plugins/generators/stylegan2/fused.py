@@ -16,7 +16,7 @@ def fused(x: Tensor) -> ModuleType | None:
 
     Under ``torch.compile`` None, too: it fuses plain words with all that is around them.
     """
-    if x.dtype != torch.bfloat16 or not fusible(x) or torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or x.dtype != torch.bfloat16 or not fusible(x):
         return None
     return importlib.import_module(".kernels", __package__)
 
