@@ -93,8 +93,11 @@ class Domain:
     @cached_property
     def yaw(self) -> float:
         """Degrees from which it is looked at: from a corner where cameras go all around."""
-        cameras = self.generator.sample_cameras(64, 0)
-        behind = cameras is not None and bool((cameras[:, 11] < 0).any())
+        front, some = self.generator.orbit(0.0, 0.0), self.generator.sample_cameras(64, 0)
+        if front is None or some is None:
+            return 0.0
+        places = [3, 7, 11]  # where a camera is, in its matrix to the world
+        behind = (some[:, places] @ front[0, places] < 0).any()
         return CORNER if behind else 0.0
 
     def some(self, wanted: Sequence[str], count: int) -> list[str]:
