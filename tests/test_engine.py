@@ -129,6 +129,15 @@ def test_a_run_without_looks_early_ends_when_the_loss_stands_still():
     assert masks.header["figures"]["steps"] == 6
 
 
+@pytest.fixture
+def _ctrl_c_ends():
+    """Shells start what runs in the background with the signal ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_ctrl_c_ends")
 @pytest.mark.parametrize("how", ["raise", "signal"])
 def test_ctrl_c_leaves_masks_and_a_checkpoint(tmp_path, how):
     with pytest.raises(Interrupted, match="masks.safetensors.*--resume") as caught:
