@@ -32,6 +32,8 @@ from sat3d.cli.loading import (
 )
 from sat3d.errors import UsageError
 from sat3d.files import write_atomically
+from sat3d.interfaces import Reader
+from sat3d.measuring.studio import measured
 from sat3d.progress import open_progress
 from sat3d.transfers import check_intensity
 from sat3d.weights import fingerprint
@@ -48,13 +50,13 @@ def parse_together(texts: Sequence[str], masks: Masks) -> list[tuple[str, str]]:
     return list(dict.fromkeys(found))
 
 
-def check_read(twos: Sequence[tuple[str, str]], ground: Ground) -> None:
+def check_read(twos: Sequence[tuple[str, str]], masks: Masks, reader: Reader) -> None:
     """Raise UsageError for an attribute that the reader does not know."""
+    known = measured(masks.attributes, reader)
     for name in (name for two in twos for name in two):
-        if name not in ground.names:
+        if name not in known:
             raise UsageError(
-                f"reader '{ground.studio.reader.name}' does not read '{name}'. It reads: "
-                f"{', '.join(ground.names)}."
+                f"reader '{reader.name}' does not read '{name}'. It reads: {', '.join(known)}."
             )
 
 
@@ -90,9 +92,9 @@ def main(
     """Measure each case, print its table, write JSON after each."""
     plan = Plan(pairs, bank, inverted, yaw, check_intensity(intensity), batch, seed)
     known, loaded = load_pair(masks, generator, weights, device)
-    twos = parse_together(both or (), known)  # a wrong name is told before the work
-    ground = prepare(loaded, known, find_reader(reader, loaded), plan, open_progress(quiet=quiet))
-    check_read(twos, ground)
+    twos, judge = parse_together(both or (), known), find_reader(reader, loaded)
+    check_read(twos, known, judge)  # a wrong name is told before the work
+    ground = prepare(loaded, known, judge, plan, open_progress(quiet=quiet))
     twos = twos or sharing(known.pack, ground.names)
     told: dict[str, Any] = {
         "format": 1, **describe(loaded.device), "settings": dataclasses.asdict(plan),

@@ -114,9 +114,8 @@ class LookUp(torch.autograd.Function):
         count = points.shape[1]
         out = torch.empty(batch, count, channels, device=planes.device)
         grid = triton.cdiv(count, SAMPLES), batch
-        launch(
-            _look_up, grid, table, points, out, count, height, width, box_warp, channels, SAMPLES
-        )
+        sizes = count, height, width, box_warp, channels, SAMPLES
+        launch(_look_up, grid, table, points, out, *sizes)
         return out
 
     @staticmethod
@@ -128,17 +127,6 @@ class LookUp(torch.autograd.Function):
         table = torch.zeros(batch, height, width, count, channels, device=points.device)
         samples = points.shape[1]
         grid = triton.cdiv(samples, SAMPLES), batch
-        launch(
-            _give_back,
-            grid,
-            table,
-            points,
-            grads[0].contiguous(),
-            samples,
-            height,
-            width,
-            ctx.box_warp,
-            channels,
-            SAMPLES,
-        )
+        sizes = samples, height, width, ctx.box_warp, channels, SAMPLES
+        launch(_give_back, grid, table, points, grads[0].contiguous(), *sizes)
         return table.permute(0, 3, 4, 1, 2), None, None
