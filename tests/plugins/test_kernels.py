@@ -54,7 +54,7 @@ def compare(work: Any, plain: Any, inputs: Sequence[Tensor], rounding: Sequence[
 def test_a_scale_for_each_image_and_channel(shape: tuple[int, ...]) -> None:
     inputs = short(*shape), draw(*shape[:2], seed=1)
     compare(
-        kernels.Scale.apply,
+        kernels.Activate.apply,
         lambda x, scale: x * scale[:, :, None, None],
         inputs,
         (BFLOAT16, BFLOAT16, 1e-4),
@@ -124,7 +124,7 @@ def test_where_triton_does_not_work_a_warning_says_why_and_the_plain_way_remains
     def fail(*_: object) -> None:
         raise RuntimeError("no C compiler")
 
-    monkeypatch.setattr(kernels.Scale, "apply", fail)
+    monkeypatch.setattr(kernels.Activate, "apply", fail)
     fused.works.cache_clear()
     assert not fused.works(DEVICE)
     assert not fused.works(DEVICE)

@@ -26,7 +26,8 @@ def _pixels(coordinate, size):
     As ``volume._neighbours``: a pixel outside has the share 0.
     """
     position = coordinate * size + (size - 1) * 0.5
-    position = tl.minimum(tl.maximum(position, -1.0), size * 1.0)
+    # Written so that what is not a number lies outside, too.
+    position = tl.minimum(tl.where(position > -1.0, position, -1.0), size * 1.0)
     low = tl.minimum(tl.floor(position), size - 1.0)
     after = position - low
     before = (1 - after) * tl.minimum(low + 1, 1.0)
@@ -48,11 +49,21 @@ def _point(points, image, count, box, SAMPLES: tl.constexpr):
 
 
 @triton.jit
-def _row(table, line, column, plane, width, inside, C: tl.constexpr):
-    """Addresses of a pixel's channels, and which exist: [samples, C]."""
+def _corner(
+    table, x, y, z, inside, image, height, width, plane: tl.constexpr, corner: tl.constexpr,
+    C: tl.constexpr,
+):  # fmt: skip
+    """One of the four pixels around each sample in a plane: the addresses of its channels and which
+    exist, [samples, C], and its share [samples, 1]."""
+    column, before, next_column, after = _pixels(x if plane < 2 else z, width)
+    line, above, next_line, below = _pixels(y if plane == 0 else (z if plane == 1 else x), height)
+    share = (after if corner % 2 else before) * (below if corner // 2 else above)
+    line = image * height + (next_line if corner // 2 else line)
+    column = next_column if corner % 2 else column
     c = tl.arange(0, triton.next_power_of_2(C))
     row = (line.to(tl.int64) * width + column) * 3 + plane
-    return table + row[:, None] * C + c[None, :], inside[:, None] & (c < C)[None, :]
+    at = table + row[:, None] * C + c[None, :]
+    return at, inside[:, None] & (c < C)[None, :], share[:, None]
 
 
 @triton.jit
@@ -65,15 +76,11 @@ def _look_up(
     c = tl.arange(0, triton.next_power_of_2(C))
     total = tl.zeros((SAMPLES, triton.next_power_of_2(C)), dtype=tl.float32)
     for plane in tl.static_range(3):
-        across = x if plane < 2 else z
-        down = y if plane == 0 else (z if plane == 1 else x)
-        u = _pixels(across, width)
-        v = _pixels(down, height)
         for corner in tl.static_range(4):
-            column, line = u[2 * (corner % 2)], image * height + v[2 * (corner // 2)]
-            share = u[2 * (corner % 2) + 1] * v[2 * (corner // 2) + 1]
-            at, there = _row(table, line, column, plane, width, inside, C)
-            total += tl.load(at, mask=there, other=0.0) * share[:, None]
+            at, there, share = _corner(
+                table, x, y, z, inside, image, height, width, plane, corner, C
+            )
+            total += tl.load(at, mask=there, other=0.0) * share
     at = place[:, None] * C + c[None, :]
     tl.store(out + at, total / 3, mask=inside[:, None] & (c < C)[None, :])
 
@@ -89,15 +96,11 @@ def _give_back(
     at = place[:, None] * C + c[None, :]
     g = tl.load(grad + at, mask=inside[:, None] & (c < C)[None, :], other=0.0).to(tl.float32) / 3
     for plane in tl.static_range(3):
-        across = x if plane < 2 else z
-        down = y if plane == 0 else (z if plane == 1 else x)
-        u = _pixels(across, width)
-        v = _pixels(down, height)
         for corner in tl.static_range(4):
-            column, line = u[2 * (corner % 2)], image * height + v[2 * (corner // 2)]
-            share = u[2 * (corner % 2) + 1] * v[2 * (corner // 2) + 1]
-            at, there = _row(table, line, column, plane, width, inside, C)
-            tl.atomic_add(at, g * share[:, None], mask=there, sem="relaxed")
+            at, there, share = _corner(
+                table, x, y, z, inside, image, height, width, plane, corner, C
+            )
+            tl.atomic_add(at, g * share, mask=there, sem="relaxed")
 
 
 class LookUp(torch.autograd.Function):

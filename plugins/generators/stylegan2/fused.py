@@ -33,7 +33,7 @@ def works(device: torch.device) -> ModuleType | None:
         from . import kernels  # Triton is not everywhere
 
         x = torch.ones(1, 1, 1, 1, dtype=torch.bfloat16, device=device)
-        kernels.Scale.apply(x, torch.ones(1, 1, device=device))
+        kernels.Activate.apply(x, torch.ones(1, 1, device=device))
     except Exception as error:
         # Not installed, no C compiler, a device too old: whatever it is, the plain way remains.
         line = " ".join(str(error).split())[:200] or type(error).__name__

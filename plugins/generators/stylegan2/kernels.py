@@ -28,50 +28,27 @@ LINES, COLUMNS = 32, 16
 
 
 @triton.jit
-def _scale(x, scale, out, pixels, channels, WIDE: tl.constexpr, HIGH: tl.constexpr):
-    """out[b, p, c] = x[b, p, c] * scale[b, c]."""
-    image = tl.program_id(2)
-    p = tl.program_id(0) * HIGH + tl.arange(0, HIGH)
-    c = tl.program_id(1) * WIDE + tl.arange(0, WIDE)
-    factor = tl.load(scale + image * channels + c, mask=c < channels, other=0.0)
-    at = (image.to(tl.int64) * pixels + p[:, None]) * channels + c[None, :]
-    inside = (p < pixels)[:, None] & (c < channels)[None, :]
-    tl.store(out + at, tl.load(x + at, mask=inside, other=0.0).to(tl.float32) * factor, mask=inside)
-
-
-@triton.jit
-def _scale_gradient(
-    grad, x, scale, grad_x, sums, pixels, channels, parts,
-    WIDE: tl.constexpr, HIGH: tl.constexpr, LONG: tl.constexpr,
-):  # fmt: skip
-    """grad_x = grad * scale, and sums[b, part, c] of grad * x over the part's pixels."""
-    image, part = tl.program_id(2), tl.program_id(0)
-    c = tl.program_id(1) * WIDE + tl.arange(0, WIDE)
-    factor = tl.load(scale + image * channels + c, mask=c < channels, other=0.0)
-    total = tl.zeros((WIDE,), dtype=tl.float32)
-    for start in range(0, LONG, HIGH):
-        p = part * LONG + start + tl.arange(0, HIGH)
-        at = (image.to(tl.int64) * pixels + p[:, None]) * channels + c[None, :]
-        inside = (p < pixels)[:, None] & (c < channels)[None, :]
-        g = tl.load(grad + at, mask=inside, other=0.0).to(tl.float32)
-        total += tl.sum(g * tl.load(x + at, mask=inside, other=0.0).to(tl.float32), axis=0)
-        tl.store(grad_x + at, g * factor, mask=inside)
-    tl.store(sums + (image * parts + part) * channels + c, total, mask=c < channels)
+def _offset(bias, noise, p, c, pixels, channels, BIASED: tl.constexpr, NOISY: tl.constexpr):
+    """bias[c] + noise[p], each if there is one: to be added to [pixels, channels]."""
+    offset = tl.zeros((1, 1), dtype=tl.float32)
+    if BIASED:
+        offset = offset + tl.load(bias + c, mask=c < channels, other=0.0)[None, :]
+    if NOISY:
+        offset = offset + tl.load(noise + p, mask=p < pixels, other=0.0)[:, None]
+    return offset
 
 
 @triton.jit
 def _activate(
     x, scale, bias, noise, out, pixels, channels, slope, limit,
-    NOISY: tl.constexpr, WIDE: tl.constexpr, HIGH: tl.constexpr,
+    BIASED: tl.constexpr, NOISY: tl.constexpr, WIDE: tl.constexpr, HIGH: tl.constexpr,
 ):  # fmt: skip
     """out = clamp(leaky_relu(x * scale[b, c] + bias[c] + noise[p]), -limit, limit)."""
     image = tl.program_id(2)
     p = tl.program_id(0) * HIGH + tl.arange(0, HIGH)
     c = tl.program_id(1) * WIDE + tl.arange(0, WIDE)
     factor = tl.load(scale + image * channels + c, mask=c < channels, other=0.0)
-    offset = tl.load(bias + c, mask=c < channels, other=0.0)[None, :]
-    if NOISY:
-        offset = offset + tl.load(noise + p, mask=p < pixels, other=0.0)[:, None]
+    offset = _offset(bias, noise, p, c, pixels, channels, BIASED, NOISY)
     at = (image.to(tl.int64) * pixels + p[:, None]) * channels + c[None, :]
     inside = (p < pixels)[:, None] & (c < channels)[None, :]
     y = tl.load(x + at, mask=inside, other=0.0).to(tl.float32) * factor + offset
@@ -82,19 +59,17 @@ def _activate(
 @triton.jit
 def _activate_gradient(
     grad, x, scale, bias, noise, grad_x, sums, pixels, channels, parts, slope, limit,
-    NOISY: tl.constexpr, WIDE: tl.constexpr, HIGH: tl.constexpr, LONG: tl.constexpr,
+    BIASED: tl.constexpr, NOISY: tl.constexpr,
+    WIDE: tl.constexpr, HIGH: tl.constexpr, LONG: tl.constexpr,
 ):  # fmt: skip
-    """As :func:`_scale_gradient`, of what :func:`_activate` computes."""
+    """grad_x, and sums[b, part, c]: the gradient of scale[b, c] from the part's pixels."""
     image, part = tl.program_id(2), tl.program_id(0)
     c = tl.program_id(1) * WIDE + tl.arange(0, WIDE)
     factor = tl.load(scale + image * channels + c, mask=c < channels, other=0.0)
-    shift = tl.load(bias + c, mask=c < channels, other=0.0)[None, :]
     total = tl.zeros((WIDE,), dtype=tl.float32)
     for start in range(0, LONG, HIGH):
         p = part * LONG + start + tl.arange(0, HIGH)
-        offset = shift
-        if NOISY:
-            offset = shift + tl.load(noise + p, mask=p < pixels, other=0.0)[:, None]
+        offset = _offset(bias, noise, p, c, pixels, channels, BIASED, NOISY)
         at = (image.to(tl.int64) * pixels + p[:, None]) * channels + c[None, :]
         inside = (p < pixels)[:, None] & (c < channels)[None, :]
         features = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
@@ -245,58 +220,30 @@ def _ordered(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
 
 
-class Scale(torch.autograd.Function):
-    """Features times a factor for each image and channel."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: Tensor) -> Tensor:
-        """x [B, C, H, W] and scale [B, C] float32 to [B, C, H, W]."""
-        x, scale = _ordered(x), scale.contiguous()
-        ctx.save_for_backward(x, scale)
-        plan, out = _Plan.of(x), _like(x)
-        grid = plan.grid(plan.tile[1])
-        launch(_scale, grid, x, scale, out, plan.pixels, plan.channels, *plan.tile)
-        return out
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grads: Any) -> Any:
-        """Gradients of features and factors."""
-        x, scale = ctx.saved_tensors
-        plan, grad = _Plan.of(x), _like(x)
-        grid = plan.grid(PIXELS)
-        sums = torch.empty(plan.batch, grid[0], plan.channels, device=x.device)
-        tensors = _ordered(grads[0]), x, scale, grad, sums
-        sizes = plan.pixels, plan.channels, grid[0]
-        launch(_scale_gradient, grid, *tensors, *sizes, *plan.tile, PIXELS)
-        return grad, sums.sum(dim=1)
-
-
 class Activate(torch.autograd.Function):
-    """Scale, bias, noise, leaky ReLU and clamp in one pass."""
+    """Scale, bias, noise, leaky ReLU and clamp in one pass; by default a scale alone."""
 
     @staticmethod
     def forward(
         ctx: Any,
         x: Tensor,
         scale: Tensor,
-        bias: Tensor,
-        noise: Tensor | None,
-        slope: float,
-        limit: float | None,
+        bias: Tensor | None = None,
+        noise: Tensor | None = None,
+        slope: float = 1.0,
+        limit: float | None = None,
     ) -> Tensor:
         """x [B, C, H, W] with scale [B, C], bias [C] and noise [H, W], all float32, to the same
         shape as x. Only x and scale get gradients."""
-        ctx.noisy, ctx.numbers = noise is not None, (slope, math.inf if limit is None else limit)
-        # Without noise something has to stand in its place, and is not read.
-        known = (
-            _ordered(x),
-            *(y.contiguous() for y in (scale, bias, bias if noise is None else noise)),
-        )
+        ctx.numbers = slope, math.inf if limit is None else limit
+        ctx.flags = bias is not None, noise is not None
+        # Where there is none something has to stand in its place, and is not read.
+        every = (scale, scale if bias is None else bias, scale if noise is None else noise)
+        known = _ordered(x), *(y.contiguous() for y in every)
         ctx.save_for_backward(*known)
         plan, out = _Plan.of(x), _like(x)
         grid, sizes = plan.grid(plan.tile[1]), (plan.pixels, plan.channels)
-        launch(_activate, grid, *known, out, *sizes, *ctx.numbers, ctx.noisy, *plan.tile)
+        launch(_activate, grid, *known, out, *sizes, *ctx.numbers, *ctx.flags, *plan.tile)
         return out
 
     @staticmethod
@@ -309,7 +256,7 @@ class Activate(torch.autograd.Function):
         sums = torch.empty(plan.batch, grid[0], plan.channels, device=grad.device)
         tensors = _ordered(grads[0]), *known, grad, sums
         sizes = plan.pixels, plan.channels, grid[0], *ctx.numbers
-        launch(_activate_gradient, grid, *tensors, *sizes, ctx.noisy, *plan.tile, PIXELS)
+        launch(_activate_gradient, grid, *tensors, *sizes, *ctx.flags, *plan.tile, PIXELS)
         return grad, sums.sum(dim=1), None, None, None, None
 
 

@@ -126,7 +126,7 @@ def modulated_conv(
 def scale_channels(x: Tensor, style: Tensor) -> Tensor:
     """Features [B, C, H, W] times [B, C]."""
     if (kernels := fused(x)) is not None:
-        return kernels.Scale.apply(x, style.float())
+        return kernels.Activate.apply(x, style.float())
     return x * style.to(x.dtype)[:, :, None, None]
 
 
