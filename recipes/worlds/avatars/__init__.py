@@ -39,6 +39,6 @@ WORLD = World(
         "reader": "avatars",
     },
     volume={"depth_resolution": 24, "depth_resolution_importance": 24},
-    draft={"resolution": 32, "depth_resolution": 16, "depth_resolution_importance": 12},
+    draft={"resolution": 48, "depth_resolution": 16, "depth_resolution_importance": 12},
     hides={"hairstyle": "hat", "hair_color": "hat"},
 )
