@@ -159,7 +159,7 @@ class InterFaceGANEditor(BoundaryEditor):
     """
 
     name = "interfacegan"
-    intensities = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+    intensities = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 10.0, 14.0)
 
     def __init__(self, options: Mapping[str, str]) -> None:
         super().__init__()
@@ -184,7 +184,7 @@ class PREIM3DEditor(BoundaryEditor):
     """
 
     name = "preim3d"
-    intensities = (0.5, 1.0, 2.0, 3.0, 5.0, 7.5, 10.0)
+    intensities = (1.0, 2.0, 3.0, 5.0, 7.5, 10.0, 15.0, 20.0)
 
     def __init__(self, options: Mapping[str, str]) -> None:
         super().__init__()
