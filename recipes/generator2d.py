@@ -87,7 +87,7 @@ def draw(network: networks.Generator, w: Tensor) -> Tensor:
 
 
 class Loss:
-    """Draws batches and compares with renders; small parts count more at first."""
+    """Draws batches and compares with renders; small parts count seven times, in the end thrice."""
 
     def __init__(
         self, network: networks.Generator, data: Renders, batch: int, compiled: bool
@@ -107,7 +107,7 @@ class Loss:
         rows = torch.randint(len(self.data), (self.batch,), device=self.code.device)
         image = self.draw(self.code[rows])
         small = self.details[self.data.labels[rows, None].long()]
-        weight = 1 + 6 * (1 - progress) * small
+        weight = 1 + (6 - 4 * progress) * small
         loss = image_loss(image, to_float(self.data.images[rows]), weight)
         return loss, {}
 
