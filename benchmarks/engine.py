@@ -32,15 +32,13 @@ from sat3d.precision import Precision, shortened
 from sat3d.settings import TrainSettings, override, preset
 
 _SETUP = ["stop.every=0", "checkpoint_every=1000000", "preview_every=0", "min_gap=0"]
-_SLOW = ["precision=float32", "graphs=false", "compile=false", "checkpointing=false"]
+_SLOW = ["precision=float32", "graphs=false", "checkpointing=false"]
 VARIANTS = {
     "float32": _SLOW,
     "+ bfloat16": [*_SLOW, "precision=bfloat16"],
     "+ graphs": [*_SLOW, "precision=bfloat16", "graphs=true"],
-    "+ compile": [*_SLOW, "precision=bfloat16", "graphs=true", "compile=true"],
 }
 """What is added to a preset, one after the other."""
-_PLAIN = ["graphs=false", "compile=false"]
 
 
 def measure_plain(subject: Subject, steps: int) -> dict[str, Any]:
@@ -66,7 +64,7 @@ def measure_preset(
 
     Pool and held-out looks are made small or left out: they are paid once, not for each sample.
     What is paid before the second report is ``seconds_to_first_report``: the small pool, the first
-    steps, and whatever is captured or compiled then.
+    steps, and whatever is captured then.
     """
     device, reports = subject.generator.device, 4
     settings = preset(name, device.type)
@@ -108,8 +106,8 @@ def _notes() -> Iterator[list[str]]:
 
 
 def _work(subject: Subject, settings: TrainSettings) -> float:
-    # What is replayed or compiled cannot be watched; the arithmetic is the same.
-    few = override(settings, [f"pool_size={max(4, min(8, settings.pool_size))}", *_PLAIN])
+    # What is replayed cannot be watched; the arithmetic is the same.
+    few = override(settings, [f"pool_size={max(4, min(8, settings.pool_size))}", "graphs=false"])
     pool = build_pool(*subject.parts, few)
     return floor.count_engine(make_setup(*subject.parts, few, pool), few)
 

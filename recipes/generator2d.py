@@ -182,7 +182,7 @@ def main() -> None:
     summary = (__doc__ or "").splitlines()[0]
     known = ("avatars2d",)
     chosen = options(
-        summary, lambda _: BUNDLED, minutes=5, batch=64, rate=2.5e-3, worlds_known=known, more=_more
+        summary, lambda _: BUNDLED, minutes=6, batch=64, rate=2.5e-3, worlds_known=known, more=_more
     )
     world = chosen.world
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True

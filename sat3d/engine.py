@@ -37,7 +37,7 @@ _FREE = frozenset(
     f"settings.{x}"
     for x in (
         *("steps", "report_every", "checkpoint_every", "preview_every"),
-        *("chunk", "graphs", "compile", "checkpointing"),
+        *("chunk", "graphs", "checkpointing"),
     )
 )
 

@@ -2,8 +2,8 @@
 
 A generator draws, the measurement and the segmenter look. None of them learns, and in training
 their inputs have the same shapes in every step. So a CUDA device can be given all the work of a
-step as one graph, without a launch from the host for each of a thousand small kernels, and
-``torch.compile`` can join those. Both are settings; the plain way is always there.
+step as one graph, without a launch from the host for each of a thousand small kernels. That is a
+setting; the plain way is always there.
 """
 
 import gc
@@ -23,7 +23,7 @@ from sat3d.regions import RegionTable, alterable
 from sat3d.settings import TrainSettings
 
 Work = Callable[..., tuple[Tensor, ...]]
-_BACKEND = "inductor"
+Capture = Callable[[Work, tuple[Tensor, ...]], Work]
 _log = logging.getLogger(__name__)
 
 
@@ -62,10 +62,10 @@ class Frozen:
             settings.chunk,
             settings.compare_size,
         )
-        graphs, compiled = settings.graphs, settings.compile
-        self._sight = Launcher(plain.draw, "drawing the pool", graphs)
-        self._see = Launcher(plain.measure, "steps", graphs, compiled, gradient=True)
-        self._outline = Launcher(plain.outline, "segmentation", graphs)
+        capture = _captured if settings.graphs and generator.device.type == "cuda" else None
+        self._sight = Launcher(plain.draw, "drawing the pool", capture)
+        self._see = Launcher(plain.measure, "steps", capture, gradient=True)
+        self._outline = Launcher(plain.outline, "segmentation", capture)
 
     def sight(self, styles: Tensor, camera: Tensor | None) -> tuple[Tensor, Tensor]:
         """Styles [B, N] and cameras [B, 25] to images and embeddings [B, E], without gradient."""
@@ -145,20 +145,20 @@ class Launcher:
         self,
         work: Work,
         name: str,
-        graphs: bool = False,
-        compiled: bool = False,
+        capture: Capture | None,
         gradient: bool = False,
     ) -> None:
-        """``gradient``: of the first tensor, and only a call that asks for it is the first."""
+        """``capture`` makes the function fast for tensors like the given; None leaves it as it is.
+        ``gradient``: of the first tensor, and only a call that asks for it is the first."""
         self._work, self._name, self._gradient = work, name, gradient
-        self._graphs, self._compiled = graphs, compiled
+        self._capture = capture
         self._fast: Work | None = None
         self._shapes: list[torch.Size] = []
 
     def __call__(self, *given: Tensor) -> tuple[Tensor, ...]:
         """The function's result, in memory that the next call may overwrite."""
-        if (self._graphs or self._compiled) and self._is_first(given):
-            self._prepare(given)
+        if self._capture is not None and self._is_first(given):
+            self._prepare(self._capture, given)
         if self._fast is None or [x.shape for x in given] != self._shapes:
             return self._work(*given)
         return self._fast(*given)
@@ -167,30 +167,17 @@ class Launcher:
         asked = torch.is_grad_enabled() and given[0].requires_grad
         return self._fast is None and asked == self._gradient
 
-    def _prepare(self, given: tuple[Tensor, ...]) -> None:
-        """Compile and capture, as far as that works; it is tried once."""
-        ways = [(self._compiled, _compiled, "compiled")]
-        ways += [(self._graphs and given[0].is_cuda, _captured, "replayed as a CUDA graph")]
-        self._graphs = self._compiled = False
-        work = self._work
-        for wanted, way, what in ways:
-            if not wanted:
-                continue
-            try:
-                work = way(work, given)
-            except Exception as error:
-                # Compilers and drivers raise whatever they like; the plain way remains.
-                line = " ".join(str(error).split())[:200] or type(error).__name__
-                _log.warning("%s: cannot be %s (%s); slower without.", self._name, what, line)
-        if work is not self._work:
-            self._fast, self._shapes = work, [x.shape for x in given]
-
-
-def _compiled(work: Work, given: tuple[Tensor, ...]) -> Work:
-    """``work`` through torch.compile, tried once forth and back with tensors like ``given``."""
-    made: Work = torch.compile(work, dynamic=False, backend=_BACKEND)
-    _rehearse(made, _like(given))
-    return made
+    def _prepare(self, capture: Capture, given: tuple[Tensor, ...]) -> None:
+        """Capture, if that works; it is tried once."""
+        self._capture = None
+        try:
+            self._fast, self._shapes = capture(self._work, given), [x.shape for x in given]
+        except Exception as error:
+            # Libraries and drivers raise whatever they like; the plain way remains.
+            line = " ".join(str(error).split())[:200] or type(error).__name__
+            _log.warning(
+                "%s: cannot be captured as a CUDA graph (%s); slower without.", self._name, line
+            )
 
 
 def _captured(work: Work, given: tuple[Tensor, ...]) -> Work:

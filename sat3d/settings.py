@@ -143,9 +143,6 @@ class TrainSettings(_Model):
         description="CUDA: capture the step's drawing, measuring and their gradient once and "
         "replay that; the same numbers without a thousand launches a step",
     )
-    compile: bool = Field(
-        False, description="torch.compile the same; compiles for long, so for long runs"
-    )
     checkpointing: bool = Field(
         False,
         description="keep no features for the gradient but draw the images anew, 'chunk' at once: "

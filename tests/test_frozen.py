@@ -295,7 +295,8 @@ def test_features_that_are_not_kept_give_the_same_gradient(is_3d: bool) -> None:
         grad = torch.autograd.grad(found.square().sum() + image.square().sum(), styles)[0]
         results.append((image, found, grad))
     for one, two in zip(*results, strict=True):
-        assert torch.allclose(one, two, rtol=1e-5, atol=1e-6)
+        # Products of other shapes are summed in another order, by some processors.
+        assert torch.allclose(one, two, rtol=1e-5, atol=1e-6 * one.abs().max().item())
     assert kept[1] < kept[0] / 2
 
 
@@ -303,64 +304,43 @@ def settings(*changes: str) -> TrainSettings:
     return override(PRESETS["quick"], ["pool_size=8", "draft=true", *changes])
 
 
-def test_compiled_networks_are_the_plain_ones(
-    subject: Subject, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_what_cannot_be_captured_runs_as_it_is_with_one_note(
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """By the tracer alone: what a compiler makes of the trace is its own affair."""
-    monkeypatch.setattr(frozen, "_BACKEND", "aot_eager")
-    measure, (styles, camera) = ToyMeasure(toy_pack()), codes(subject, 1)
-    known = subject.generator, measure, None, None
-    results = []
-    for compiled in ("false", "true"):
-        networks = Frozen(*known, settings(f"compile={compiled}"))
-        code = styles.clone().requires_grad_()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the tracer's own deprecations
-            image, found = networks.see(code, camera)
-            grad = torch.autograd.grad(found.square().sum() + image.square().sum(), code)[0]
-        assert (networks._see._fast is not None) == (compiled == "true")
-        results.append((image, found, grad))
-    for one, two in zip(*results, strict=True):
-        assert torch.allclose(one, two, rtol=1e-4, atol=1e-5)
-    assert not [x for x in caplog.records if x.name.startswith("sat3d")]
+    def refuse(*_: object) -> Callable:
+        raise RuntimeError("no driver\nhere")
 
-
-def test_what_cannot_be_compiled_runs_as_it_is_with_one_note(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    def refuse(*_: object, **__: object) -> None:
-        raise RuntimeError("no compiler\nhere")
-
-    monkeypatch.setattr(torch, "compile", refuse)
-    launcher = Launcher(lambda x: (x * 2,), "steps", compiled=True, gradient=True)
+    launcher = Launcher(lambda x: (x * 2,), "steps", refuse, gradient=True)
     x = torch.ones(3, requires_grad=True)
     for _ in range(3):
         assert torch.equal(launcher(x)[0], x * 2)
     (note,) = caplog.records
-    assert note.getMessage() == "steps: cannot be compiled (no compiler here); slower without."
+    assert (
+        note.getMessage()
+        == "steps: cannot be captured as a CUDA graph (no driver here); slower without."
+    )
 
 
-def test_only_calls_like_the_first_are_fast(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_calls_like_the_first_are_fast() -> None:
     made: list[tuple[int, ...]] = []
 
-    def make(work: Callable, **_: object) -> Callable:
+    def capture(work: Callable, _: tuple[Tensor, ...]) -> Callable:
         def fast(x: Tensor) -> tuple[Tensor]:
             made.append(tuple(x.shape))
             return work(x)
 
         return fast
 
-    monkeypatch.setattr(torch, "compile", make)
-    launcher = Launcher(lambda x: (x * 2,), "steps", compiled=True, gradient=True)
+    launcher = Launcher(lambda x: (x * 2,), "steps", capture, gradient=True)
     with torch.no_grad():
         launcher(torch.ones(5))  # asks for no gradient, so it is not the first
     assert made == []
     launcher(torch.ones(3, requires_grad=True))
-    assert made == [(3,), (3,)]  # once to try it
+    assert made == [(3,)]
     launcher(torch.ones(4, requires_grad=True))
-    assert made == [(3,), (3,)]
+    assert made == [(3,)]
     launcher(torch.ones(3))
-    assert made == [(3,), (3,), (3,)]
+    assert made == [(3,), (3,)]
 
 
 def test_graphs_are_silently_nothing_on_a_cpu(caplog: pytest.LogCaptureFixture) -> None:
@@ -461,9 +441,7 @@ def test_a_graph_gives_the_numbers_of_the_plain_way(
 
 
 @pytest.mark.gpu
-# The compiler's own warnings are no reason to give it up.
-@pytest.mark.filterwarnings("default")
-@pytest.mark.parametrize("change", ["graphs=true", "checkpointing=true", "compile=true"])
+@pytest.mark.parametrize("change", ["graphs=true", "checkpointing=true"])
 def test_training_on_a_gpu_learns_the_same_by_every_way(
     change: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -509,7 +487,7 @@ def test_a_step_on_a_gpu_never_waits() -> None:
 def test_a_function_that_waits_is_not_captured_and_the_device_stays_usable(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    launcher = Launcher(lambda x: (x * x.sum().item(),), "steps", graphs=True)
+    launcher = Launcher(lambda x: (x * x.sum().item(),), "steps", frozen._captured)
     x = torch.ones(3, device="cuda")
     stream = torch.cuda.current_stream()
     assert torch.equal(launcher(x)[0].cpu(), torch.full((3,), 3.0))

@@ -23,7 +23,6 @@ def test_only_presets_for_gpus_are_short_or_replayed():
         assert (settings.precision == "bfloat16") is on_gpu
         assert settings.graphs is (name == "gpu")
         assert settings.checkpointing is (name == "gpu8")
-        assert not settings.compile
 
 
 def test_the_preset_for_small_gpus_learns_as_the_one_for_large():
