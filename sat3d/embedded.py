@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sat3d import store
-from sat3d.errors import Sat3dError, UsageError
+from sat3d.errors import Sat3dError, UsageError, nearest_name
 from sat3d.headers import read_header
 from sat3d.specs import GeneratorSpec
 
@@ -45,8 +45,19 @@ def packs(spec: GeneratorSpec) -> dict[str, str]:
 
 
 def by_name(spec: GeneratorSpec, weights: str | Path | None) -> str | Path | None:
-    """The file of embedded weights where ``weights`` is the name of such; else as given."""
-    return spec.weights_files.get(weights, weights) if isinstance(weights, str) else weights
+    """The file of embedded weights where ``weights`` is the name of such; else as given.
+
+    Raises what the store does for a name that it does not know and that resembles one of these.
+    """
+    if not isinstance(weights, str):
+        return weights
+    if nearest_name(weights, spec.weights_files) and weights not in spec.weights_files:
+        try:
+            store.resolve(weights)
+        except UsageError as error:
+            names = ", ".join(spec.weights_files)
+            raise type(error)(f"{error} Embedded ones of '{spec.name}': {names}.") from None
+    return spec.weights_files.get(weights, weights)
 
 
 def for_pack(spec: GeneratorSpec, pack: str, catalogue: "Catalogue | None" = None) -> str | None:

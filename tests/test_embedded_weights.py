@@ -1,6 +1,7 @@
 """Weights that come with a plugin: the pack chooses them, and masks find them again."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -152,6 +153,19 @@ def test_weights_that_are_asked_for_win_by_name_and_by_path(toys: Toys) -> None:
     assert trained("--descriptors", "stripes", "--weights", path) == "second"
     # A pack for which there are none may be tried on any.
     assert trained("--descriptors", "bands", "--weights", "second") == "second"
+
+
+def test_a_misspelt_name_is_answered_with_the_embedded_ones(toys: Toys) -> None:
+    spec = discover().generator("toy").spec
+    with pytest.raises(
+        UsageError, match=r"unknown weights 'secnd'.* Embedded ones of 'toy': .*second"
+    ):
+        load_generator("toy", "secnd", CPU)
+    assert embedded.by_name(spec, "far.safetensors") == "far.safetensors", "the plugin's to say"
+    store = Path(os.environ["SAT3D_WEIGHTS"])
+    store.mkdir()
+    write(store / "secnd.safetensors", 3, None)
+    assert embedded.by_name(spec, "secnd") == "secnd"
 
 
 def test_without_a_pack_and_for_a_pack_of_ones_own_the_default_is_taken(toys: Toys) -> None:
