@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import warnings
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -341,6 +342,15 @@ def test_only_calls_like_the_first_are_fast() -> None:
     assert made == [(3,)]
     launcher(torch.ones(3))
     assert made == [(3,), (3,)]
+
+
+@pytest.mark.parametrize(("device", "graphs"), [("cuda", True), ("cuda", False), ("cpu", True)])
+def test_networks_are_captured_on_a_gpu_where_that_is_asked(device: str, graphs: bool) -> None:
+    generator = SimpleNamespace(device=torch.device(device))
+    networks = Frozen(generator, None, None, None, settings(f"graphs={graphs}"))
+    wanted = frozen._captured if graphs and device == "cuda" else None
+    for launcher in (networks._sight, networks._see, networks._outline):
+        assert launcher._capture is wanted
 
 
 def test_graphs_are_silently_nothing_on_a_cpu(caplog: pytest.LogCaptureFixture) -> None:
