@@ -30,7 +30,8 @@ LAYERS = mapping.LAYERS + 1
 MAPPING = "mapping."
 ADVICE = (
     "preselection.by=qmm", "preselection.share=0.25", "preselection.evidence=consistency",
-    "others_start=0.5", "weights.background=4", "steps=320", "stop.every=0",
+    "others_start=0.5", "weights.background=1", "weights.probability=0.05", "lr=0.2", "steps=700",
+    "stop.every=0",
 )  # fmt: skip
 """For training masks: no channel here is one attribute's alone, so shares are small and the start
 is soft. Chosen by measurement, as the presets are."""
