@@ -16,6 +16,7 @@ from PIL import Image
 import sat3d
 from examples.figures import common, pairs
 from examples.figures.common import Figure
+from sat3d.editors import load_editor
 from sat3d.errors import UsageError
 from sat3d.hookspecs import hookimpl
 from sat3d.registry import registered
@@ -243,12 +244,13 @@ def test_a_3d_generator_that_stands_in_for_a_2d_one_is_called_so() -> None:
 
 def test_the_best_of_a_range_is_shown_and_the_range_kept() -> None:
     run(7, "--methods", "interfacegan")
+    ranges = [tuple(load_editor(name).intensities) for name in ("masks", "interfacegan")]
     for cell in cells(data(7)):
         if "range" in cell:
             least = max(point["score"] for point in cell["range"]) - 0.01
             best = [point["intensity"] for point in cell["range"] if point["score"] >= least]
             assert cell["intensity"] == min(best, key=abs)
-            assert len(cell["range"]) == 7
+            assert tuple(point["intensity"] for point in cell["range"]) in ranges
 
 
 def test_a_method_that_cannot_work_here_is_left_out_and_told() -> None:
