@@ -51,13 +51,15 @@ def by_name(spec: GeneratorSpec, weights: str | Path | None) -> str | Path | Non
     """
     if not isinstance(weights, str):
         return weights
-    if nearest_name(weights, spec.weights_files) and weights not in spec.weights_files:
+    if weights in spec.weights_files:
+        return spec.weights_files[weights]
+    if nearest_name(weights, spec.weights_files):
         try:
             store.resolve(weights)
         except UsageError as error:
             names = ", ".join(spec.weights_files)
             raise type(error)(f"{error} Embedded ones of '{spec.name}': {names}.") from None
-    return spec.weights_files.get(weights, weights)
+    return weights
 
 
 def for_pack(spec: GeneratorSpec, pack: str, catalogue: "Catalogue | None" = None) -> str | None:

@@ -157,15 +157,12 @@ class Launcher:
 
     def __call__(self, *given: Tensor) -> tuple[Tensor, ...]:
         """The function's result, in memory that the next call may overwrite."""
-        if self._capture is not None and self._is_first(given):
+        asked = torch.is_grad_enabled() and given[0].requires_grad
+        if self._capture is not None and asked == self._gradient:
             self._prepare(self._capture, given)
         if self._fast is None or [x.shape for x in given] != self._shapes:
             return self._work(*given)
         return self._fast(*given)
-
-    def _is_first(self, given: tuple[Tensor, ...]) -> bool:
-        asked = torch.is_grad_enabled() and given[0].requires_grad
-        return self._fast is None and asked == self._gradient
 
     def _prepare(self, capture: Capture, given: tuple[Tensor, ...]) -> None:
         """Capture, if that works; it is tried once."""

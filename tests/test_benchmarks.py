@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -142,6 +144,13 @@ def test_variants_tell_what_each_setting_buys_and_a_failing_row_costs_no_other(
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("the loop\nis broken")
 
+    def noting(*parts: Any, **more: Any) -> Any:
+        if parts[-1].graphs:
+            logging.getLogger("sat3d.frozen").warning("steps: cannot be captured")
+        return train(*parts, **more)
+
+    train = engine.train
+    monkeypatch.setattr(engine, "train", noting)
     monkeypatch.setattr(engine.PlainLoop, "step", fail)
     app = typer.Typer()
     app.command()(engine.main)
@@ -161,11 +170,12 @@ def test_variants_tell_what_each_setting_buys_and_a_failing_row_costs_no_other(
     assert [row["name"] for row in rows] == ["engine, quick", *(f"quick: {way}" for way in ways)]
     assert [row["settings"]["precision"] for row in rows] == ["float32"] * 2 + ["bfloat16"] * 2
     assert all(row["samples_per_second"] > 0 and row["times_plain"] is None for row in rows)
-    assert [row["notes"] for row in rows] == [[]] * 4
+    assert [row["notes"] for row in rows] == [[], [], [], ["steps: cannot be captured"]]
     console = Console(record=True, width=160)
     table.show(told, console)
     shown = console.export_text()
     assert "straightforward loop: RuntimeError: the loop is broken" in shown
+    assert "quick: + graphs: steps: cannot be captured" in shown
 
 
 def toys(_: torch.device) -> tuple[Subject, ToyReader]:

@@ -1,4 +1,4 @@
-"""The networks of a step: low precision where it may be, no waiting, graphs and compilation.
+"""The networks of a step: low precision where it may be, no waiting, graphs.
 
 Without a GPU its way is still walked: tensors without values that say they are on one take the
 branches for GPUs, in the right types, and any host read of a value is an error.
